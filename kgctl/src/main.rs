@@ -1,0 +1,2 @@
+//! kgctl
+fn main() {}
