@@ -1,1 +1,25 @@
-//! topology
+//! The mesh as plain data.
+//!
+//! Everything here is a function of its arguments: no I/O, no clock, no randomness, no async. The
+//! agent turns what the cluster says into [`Node`]s and [`Peer`]s, asks `Topology` for the mesh
+//! and `Plan` for what one node has to do about it, and applies the difference.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod device;
+pub mod endpoint;
+pub mod firewall;
+pub mod key;
+pub mod model;
+pub mod name;
+pub mod network;
+pub mod warning;
+
+pub use device::{DeviceDiff, DevicePeer, DevicePlan};
+pub use endpoint::{Endpoint, EndpointError};
+pub use firewall::Firewall;
+pub use key::{KeyError, PublicKey, SecretKey};
+pub use model::{Granularity, Node, Peer, Seconds};
+pub use name::{InterfaceName, Location, NodeName, PeerName, SegmentName};
+pub use network::{MAIN_TABLE, Route, Rule, SetDiff};
+pub use warning::Warning;
