@@ -1,0 +1,114 @@
+//! What a caller tells the device, and what the device tells back.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use ipnet::IpNet;
+
+use crate::{PublicKey, Secret};
+
+/// Where `wg` looks for the configuration sockets of userspace devices.
+pub const DEFAULT_UAPI_DIR: &str = "/var/run/wireguard";
+
+/// How to make a device.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Interface name: 1 to 15 bytes, without `/`, white space or `%`.
+    pub name: String,
+    /// Largest inner packet in bytes, set on the interface once.
+    pub mtu: u16,
+    /// Directory of the configuration socket `<name>.sock`; `None` means no socket.
+    pub uapi_dir: Option<PathBuf>,
+    /// Use segmentation and coalescing offloads of TUN and UDP where the kernel has them.
+    pub offload: bool,
+}
+
+impl Options {
+    /// The usual device: MTU 1420, offloads on, a socket in [`DEFAULT_UAPI_DIR`].
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), mtu: 1420, uapi_dir: Some(PathBuf::from(DEFAULT_UAPI_DIR)), offload: true }
+    }
+}
+
+/// The whole wanted state of one peer.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// The peer's name.
+    pub public_key: PublicKey,
+    /// Mixed into every handshake; `None` or all zeros means none.
+    pub preshared_key: Option<Secret>,
+    /// Where to send to until the peer is heard from elsewhere.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds of silence after which an empty packet is sent; 0 means never.
+    pub persistent_keepalive: u16,
+    /// Networks routed to this peer and accepted from it. Each belongs to one peer at a time:
+    /// naming it here takes it from another.
+    pub allowed_ips: Vec<IpNet>,
+}
+
+/// What is known about one peer now.
+#[derive(Clone, Debug)]
+pub struct PeerStats {
+    /// The peer's name.
+    pub public_key: PublicKey,
+    /// Where packets to it go, roaming included.
+    pub endpoint: Option<SocketAddr>,
+    /// When the last handshake was completed, read once from the wall clock at that moment.
+    /// `None` means never.
+    pub last_handshake: Option<SystemTime>,
+    /// Bytes received in authenticated UDP payloads, handshakes and keepalives included.
+    pub rx_bytes: u64,
+    /// Bytes sent in UDP payloads, handshakes and keepalives included.
+    pub tx_bytes: u64,
+    /// Seconds; 0 means off.
+    pub persistent_keepalive: u16,
+    /// In no particular family order, sorted.
+    pub allowed_ips: Vec<IpNet>,
+}
+
+/// What is known about the device now.
+#[derive(Clone, Debug)]
+pub struct DeviceStats {
+    /// The device's own public key, once it has a private key.
+    pub public_key: Option<PublicKey>,
+    /// Sorted by public key.
+    pub peers: Vec<PeerStats>,
+    /// The UDP port both sockets are bound to.
+    pub listen_port: u16,
+    /// The mark on outgoing UDP packets; 0 means none.
+    pub fwmark: u32,
+    /// Packets that went nowhere, by cause, since the device was made.
+    pub drops: Drops,
+}
+
+/// Packets that went nowhere, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// From TUN: not a well-formed IP packet, or an offload header that does not fit it.
+    pub tun_malformed: u64,
+    /// From TUN: no peer has an allowed IP that covers the destination.
+    pub no_peer: u64,
+    /// From TUN: the peer has no endpoint, so there is nowhere to send to.
+    pub no_endpoint: u64,
+    /// From TUN: the device has no private key yet.
+    pub no_private_key: u64,
+    /// To UDP: the kernel refused the datagram (no route, no buffers, too long, filtered).
+    pub udp_send: u64,
+    /// From UDP: not a WireGuard message.
+    pub udp_malformed: u64,
+    /// From UDP: a receiver index that belongs to no peer.
+    pub unknown_index: u64,
+    /// From UDP: no such session, wrong tag, or a replayed counter.
+    pub not_authenticated: u64,
+    /// From UDP: the inner source address is not an allowed IP of the peer that sent it.
+    pub source_not_allowed: u64,
+    /// To TUN: the kernel refused the packet, as it does while the interface is down.
+    pub tun_write: u64,
+    /// From UDP: handshake messages beyond what the bounded queue holds.
+    pub handshake_overflow: u64,
+    /// From UDP: handshake messages with a wrong MAC, from unknown keys, or replayed.
+    pub handshake_rejected: u64,
+    /// From UDP: handshake messages answered with a cookie instead, because of load.
+    pub handshake_deferred: u64,
+}
