@@ -90,7 +90,11 @@ mod tests {
     #[test]
     fn an_untouched_peer_is_not_mentioned() {
         let key = |n| PublicKey::new([n; 32]).unwrap();
-        let applied = DevicePlan { up: true, listen_port: 1, peers: BTreeMap::from([(key(1), peer("192.0.2.1:1")), (key(2), peer("192.0.2.2:1")), (key(3), peer(""))]) };
+        let applied = DevicePlan {
+            up: true,
+            listen_port: 1,
+            peers: BTreeMap::from([(key(1), peer("192.0.2.1:1")), (key(2), peer("192.0.2.2:1")), (key(3), peer(""))]),
+        };
         let mut wanted = applied.clone();
         wanted.peers.remove(&key(1));
         wanted.peers.insert(key(3), peer("192.0.2.3:1"));

@@ -60,7 +60,6 @@ fn write_set(f: &mut impl Write, name: &str, kind: &str, elements: &[&IpNet]) ->
     f.write_str(if elements.is_empty() { "\t}\n\n" } else { " }\n\t}\n\n" })
 }
 
-
 impl fmt::Display for Firewall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {TABLE} {{")?;
@@ -99,7 +98,12 @@ mod tests {
         let text = firewall.ruleset();
         assert!(text.starts_with("table inet kilo\ndelete table inet kilo\ntable inet kilo {\n"));
         assert!(text.contains("elements = { 10.4.0.1/32,\n\t\t\t     10.42.0.0/16 }"), "{text}");
-        assert!(text.contains("\tset known6 {\n\t\ttype ipv6_addr\n\t\tflags interval\n\t\telements = { fd42::/64 }\n\t}\n"), "{text}");
+        assert!(
+            text.contains(
+                "\tset known6 {\n\t\ttype ipv6_addr\n\t\tflags interval\n\t\telements = { fd42::/64 }\n\t}\n"
+            ),
+            "{text}"
+        );
         assert!(text.contains("\tset from6 {\n\t\ttype ipv6_addr\n\t\tflags interval\n\t}\n"), "{text}");
     }
 }

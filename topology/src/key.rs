@@ -18,9 +18,7 @@ pub enum KeyError {
 
 fn decode(text: &str) -> Result<[u8; 32], KeyError> {
     let mut buffer = [0; 33];
-    let length = STANDARD
-        .decode_slice(text.trim(), &mut buffer)
-        .map_err(|_| KeyError::Encoding)?;
+    let length = STANDARD.decode_slice(text.trim(), &mut buffer).map_err(|_| KeyError::Encoding)?;
     let mut key = [0; 32];
     if length == key.len() {
         key.copy_from_slice(&buffer[..32]);
@@ -120,7 +118,9 @@ mod tests {
 
     #[test]
     fn wrong_lengths_and_zeroes_are_refused() {
-        for text in ["", "AAAA", "not base64!", &STANDARD.encode([1; 31]), &STANDARD.encode([1; 33]), &"A".repeat(10_000)] {
+        for text in
+            ["", "AAAA", "not base64!", &STANDARD.encode([1; 31]), &STANDARD.encode([1; 33]), &"A".repeat(10_000)]
+        {
             assert_eq!(text.parse::<PublicKey>(), Err(KeyError::Encoding), "{text}");
         }
         assert_eq!(STANDARD.encode([0; 32]).parse::<PublicKey>(), Err(KeyError::Zero));

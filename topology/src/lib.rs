@@ -6,19 +6,25 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod annotations;
+pub mod cni;
 pub mod device;
+pub mod discovery;
 pub mod endpoint;
 pub mod firewall;
 pub mod key;
+pub mod membership;
 pub mod model;
 pub mod name;
 pub mod network;
+pub mod peer;
 pub mod warning;
 
 pub use device::{DeviceDiff, DevicePeer, DevicePlan};
 pub use endpoint::{Endpoint, EndpointError};
 pub use firewall::Firewall;
 pub use key::{KeyError, PublicKey, SecretKey};
+pub use membership::Membership;
 pub use model::{Granularity, Node, Peer, Seconds};
 pub use name::{InterfaceName, Location, NodeName, PeerName, SegmentName};
 pub use network::{MAIN_TABLE, Route, Rule, SetDiff};

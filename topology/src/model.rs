@@ -95,10 +95,10 @@ impl Node {
     pub fn missing(&self) -> Vec<&'static str> {
         let mut missing = Vec::new();
         if self.endpoint.is_none() {
-            missing.push("kilo.squat.ai/endpoint");
+            missing.push(crate::annotations::ENDPOINT);
         }
         if self.key.is_none() {
-            missing.push("kilo.squat.ai/key");
+            missing.push(crate::annotations::KEY);
         }
         if self.pod_cidrs.is_empty() {
             missing.push("spec.podCIDR");

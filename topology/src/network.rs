@@ -117,7 +117,12 @@ mod tests {
 
     #[test]
     fn routes_and_rules_read_like_ip() {
-        let route = Route { via: Some("10.4.0.1".parse().unwrap()), src: Some("10.1.0.2".parse().unwrap()), table: 1107, ..route("10.2.0.0/24") };
+        let route = Route {
+            via: Some("10.4.0.1".parse().unwrap()),
+            src: Some("10.1.0.2".parse().unwrap()),
+            table: 1107,
+            ..route("10.2.0.0/24")
+        };
         assert_eq!(route.to_string(), "10.2.0.0/24 via 10.4.0.1 dev kilo0 table 1107 proto static src 10.1.0.2 onlink");
         let rule = Rule { from: None, to: "10.1.0.3/32".parse().unwrap(), iif: Some("kilo0".into()), table: 1107 };
         assert_eq!(rule.to_string(), "from all to 10.1.0.3/32 iif kilo0 lookup 1107");
