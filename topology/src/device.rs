@@ -20,7 +20,8 @@ pub struct DevicePeer {
     pub label: String,
     /// Symmetric key mixed into the handshake.
     pub preshared_key: Option<SecretKey>,
-    /// Where to send; `None` while unknown (no endpoint announced, or its name did not resolve).
+    /// Where to send. `None`: unknown (none announced, or its name did not resolve), or, in a
+    /// [`DeviceDiff`], to be left as it is on the device.
     pub endpoint: Option<SocketAddr>,
     /// Interval of keepalives that this node sends to it.
     pub persistent_keepalive: Seconds,
@@ -50,6 +51,13 @@ pub struct DeviceDiff {
     pub set: Vec<(PublicKey, DevicePeer)>,
 }
 
+/// `wanted`, without an endpoint that was set before: the peer may have roamed since, and what it
+/// was told by authenticated packets is newer than what we knew.
+fn change(applied: Option<&DevicePeer>, wanted: &DevicePeer) -> DevicePeer {
+    let is_known = applied.is_some_and(|applied| applied.endpoint == wanted.endpoint);
+    DevicePeer { endpoint: wanted.endpoint.filter(|_| !is_known), ..wanted.clone() }
+}
+
 impl DeviceDiff {
     /// The change from `applied` (`None`: a device that was just created) to `wanted`.
     pub fn between(applied: Option<&DevicePlan>, wanted: &DevicePlan) -> Self {
@@ -62,7 +70,7 @@ impl DeviceDiff {
                 .peers
                 .iter()
                 .filter(|(key, peer)| applied.peers.get(key) != Some(peer))
-                .map(|(key, peer)| (*key, peer.clone()))
+                .map(|(key, peer)| (*key, change(applied.peers.get(key), peer)))
                 .collect(),
         }
     }
@@ -103,6 +111,11 @@ mod tests {
         assert_eq!(diff.listen_port, None);
         assert_eq!(diff.remove, [key(1)]);
         assert_eq!(diff.set.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [key(3), key(4)]);
+        wanted.peers.get_mut(&key(3)).unwrap().persistent_keepalive = Seconds(5);
+        let applied = DevicePlan { peers: BTreeMap::from([(key(3), peer("192.0.2.3:1"))]), ..wanted.clone() };
+        let diff = DeviceDiff::between(Some(&applied), &wanted);
+        let change = diff.set.iter().find_map(|(other, peer)| (*other == key(3)).then_some(peer)).unwrap();
+        assert_eq!((change.endpoint, change.persistent_keepalive), (None, Seconds(5)), "a roamed endpoint is kept");
         assert!(DeviceDiff::between(Some(&wanted), &wanted).is_empty());
         assert_eq!(DeviceDiff::between(None, &wanted).set.len(), 3);
     }

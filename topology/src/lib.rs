@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod annotations;
+mod claims;
 pub mod cni;
 pub mod device;
 pub mod discovery;
@@ -18,6 +19,8 @@ pub mod model;
 pub mod name;
 pub mod network;
 pub mod peer;
+pub mod plan;
+pub mod topology;
 pub mod warning;
 
 pub use device::{DeviceDiff, DevicePeer, DevicePlan};
@@ -28,4 +31,6 @@ pub use membership::Membership;
 pub use model::{Granularity, Node, Peer, Seconds};
 pub use name::{InterfaceName, Location, NodeName, PeerName, SegmentName};
 pub use network::{MAIN_TABLE, Route, Rule, SetDiff};
+pub use plan::{Local, NotInMesh, Plan};
+pub use topology::{Input, Member, Segment, Topology, TopologyError};
 pub use warning::Warning;
