@@ -1,0 +1,128 @@
+//! The connection to the API server, and the only thing that is ever written there: annotations of
+//! the own Node.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use kube::{
+    Api, Config,
+    api::{Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::Value;
+
+use super::object::NodeView;
+
+/// Who wrote a field, in `metadata.managedFields`.
+const FIELD_MANAGER: &str = "kg";
+
+/// How long one write may take; the next attempt starts afresh, perhaps at another server.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long connecting may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why there is no client; the API server itself need not be reachable for making one.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig cannot be read.
+    #[error("--kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither flag nor service account.
+    #[error("no --kubeconfig and no --master given, and not inside a pod: {0}")]
+    InCluster(#[from] kube::config::InClusterError),
+    /// The URL of the API server.
+    #[error("--master {url:?} is no URL: {reason}")]
+    Master {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Certificates or credentials.
+    #[error("cannot use the credentials for the API server: {0}")]
+    Credentials(#[from] kube::Error),
+}
+
+/// Why an annotation was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum PatchError {
+    /// The API server refused or is away.
+    #[error("{0}")]
+    Api(#[from] kube::Error),
+    /// No answer.
+    #[error("no answer within {} s", WRITE_LIMIT.as_secs())]
+    Timeout,
+}
+
+/// The API server.
+#[derive(Clone)]
+pub struct Client {
+    pub(super) kube: kube::Client,
+}
+
+impl Client {
+    /// A client for `kubeconfig`, or for `master` without credentials, or for the service account of
+    /// the pod that this process runs in. `master` wins over the server in `kubeconfig`.
+    pub async fn connect(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Self, ConnectError> {
+        let mut config = match (kubeconfig, master) {
+            (Some(path), _) => from_file(path).await?,
+            (None, Some(url)) => Config::new(parse_url(url)?),
+            (None, None) => Config::incluster()?,
+        };
+        if let Some(url) = master {
+            config.cluster_url = parse_url(url)?;
+        }
+        config.connect_timeout = Some(CONNECT_LIMIT);
+        Ok(Self { kube: kube::Client::try_from(config)? })
+    }
+
+    /// Applies the JSON merge patch `patch` to the Node called `name` and returns the annotations
+    /// that it has then.
+    pub async fn patch_node(&self, name: &str, patch: &Value) -> Result<BTreeMap<String, String>, PatchError> {
+        let nodes: Api<NodeView> = Api::all(self.kube.clone());
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let merge = Patch::Merge(patch);
+        let write = tokio::time::timeout(WRITE_LIMIT, nodes.patch(name, &params, &merge));
+        let node = write.await.map_err(|_| PatchError::Timeout)??;
+        Ok(node.metadata.annotations.unwrap_or_default())
+    }
+}
+
+async fn from_file(path: &Path) -> Result<Config, ConnectError> {
+    let error = |source| ConnectError::Kubeconfig { path: path.display().to_string(), source };
+    let file = Kubeconfig::read_from(path).map_err(error)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(error)
+}
+
+fn parse_url(url: &str) -> Result<axum::http::Uri, ConnectError> {
+    let error = |reason: String| ConnectError::Master { url: url.to_owned(), reason };
+    let uri: axum::http::Uri = url.parse().map_err(|why: axum::http::uri::InvalidUri| error(why.to_string()))?;
+    if uri.scheme().is_none() || uri.host().is_none() {
+        return Err(error("expected a form such as https://192.0.2.1:6443".to_owned()));
+    }
+    Ok(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_connected_to_is_named() {
+        for (kubeconfig, master, expected) in [
+            (Some("/nonexistent"), None, "--kubeconfig /nonexistent: "),
+            (None, Some("192.0.2.1:6443"), "--master \"192.0.2.1:6443\""),
+            (None, Some("not a url"), "--master \"not a url\""),
+        ] {
+            let Err(error) = Client::connect(kubeconfig.map(Path::new), master).await else {
+                panic!("{kubeconfig:?} {master:?} was accepted");
+            };
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
+    }
+}

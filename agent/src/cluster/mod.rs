@@ -1,0 +1,12 @@
+//! The cluster, through the Kubernetes API: what Nodes and Peers are, and the own Node's annotations.
+//!
+//! Follows the Kubernetes API conventions (list, then watch from the list's resource version; JSON
+//! merge patch). Nothing here decides anything: objects become records, and records become messages.
+
+mod client;
+mod object;
+mod watch;
+
+pub use client::{Client, ConnectError, PatchError};
+pub use object::{NodeRecord, PeerRecord};
+pub use watch::{Change, Event, watch_nodes, watch_peers};

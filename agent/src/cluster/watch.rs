@@ -1,0 +1,129 @@
+//! Turns a list and its watch into messages. A lost API server or an outdated resource version costs
+//! time and nothing else: what was known stays until a new complete list replaces it.
+
+use std::{fmt::Debug, time::Duration};
+
+use futures::StreamExt;
+use kube::{
+    Api, Resource,
+    core::DynamicObject,
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::{Client, NodeRecord, PeerRecord, object};
+use crate::backoff::Backoff;
+
+/// The first and the longest pause before the API server is asked again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// How long the server keeps one watch open; it also bounds how long a connection that died without
+/// a word goes unnoticed.
+const WATCH_SECONDS: u32 = 120;
+
+/// What happened to the objects of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change<T> {
+    /// The object was created or changed.
+    Apply(T),
+    /// The object of this name is gone.
+    Delete(String),
+    /// These are all; others that were known are gone.
+    Reset(Vec<T>),
+}
+
+/// A message to the event loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nodes changed.
+    Node(Change<NodeRecord>),
+    /// Peers changed.
+    Peer(Change<PeerRecord>),
+    /// Objects cannot be read now; what is known of them stays.
+    Unreadable {
+        /// `nodes` or `peers`.
+        resource: &'static str,
+        /// What to tell the operator.
+        error: String,
+    },
+}
+
+/// Sends what happens to Nodes until the receiver is gone.
+pub async fn watch_nodes(client: Client, events: mpsc::Sender<Event>) {
+    let api: Api<object::NodeView> = Api::all(client.kube);
+    watch("nodes", api, Event::Node, &events).await;
+}
+
+/// Sends what happens to Peers until the receiver is gone.
+pub async fn watch_peers(client: Client, events: mpsc::Sender<Event>) {
+    let api: Api<DynamicObject> = Api::all_with(client.kube, &object::peer_resource());
+    watch("peers", api, Event::Peer, &events).await;
+}
+
+async fn watch<K, R>(resource: &'static str, api: Api<K>, event: fn(Change<R>) -> Event, events: &mpsc::Sender<Event>)
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    R: From<K>,
+{
+    let config = watcher::Config::default().timeout(WATCH_SECONDS);
+    let stream = watcher::watcher(api, config).backoff(Backoff::new(RETRY.0, RETRY.1));
+    let mut stream = std::pin::pin!(stream);
+    let mut collector = Collector::default();
+    while let Some(item) = stream.next().await {
+        let message = match item {
+            Ok(item) => collector.take(item).map(event),
+            Err(error) => Some(Event::Unreadable { resource, error: explain(resource, &error) }),
+        };
+        if let Some(message) = message
+            && events.send(message).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Gathers the objects of a list that comes in pages, so that it takes effect as a whole.
+struct Collector<R> {
+    list: Vec<R>,
+}
+
+impl<R> Default for Collector<R> {
+    fn default() -> Self {
+        Self { list: Vec::new() }
+    }
+}
+
+impl<R> Collector<R> {
+    fn take<K: Resource + Into<R>>(&mut self, event: watcher::Event<K>) -> Option<Change<R>> {
+        match event {
+            watcher::Event::Apply(object) => Some(Change::Apply(object.into())),
+            watcher::Event::Delete(mut object) => object.meta_mut().name.take().map(Change::Delete),
+            watcher::Event::Init => {
+                self.list.clear();
+                None
+            }
+            watcher::Event::InitApply(object) => {
+                self.list.push(object.into());
+                None
+            }
+            watcher::Event::InitDone => Some(Change::Reset(std::mem::take(&mut self.list))),
+        }
+    }
+}
+
+/// What is wrong, and what to do about it where that is known.
+fn explain(resource: &str, error: &watcher::Error) -> String {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    };
+    match status.map(|status| status.code) {
+        Some(404) => format!("the API server does not know {resource}: install the custom resource definition"),
+        Some(403) => format!("not allowed to list and watch {resource}: check the agent's ClusterRole ({error})"),
+        _ => error.to_string(),
+    }
+}

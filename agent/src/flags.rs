@@ -1,0 +1,530 @@
+//! The command line of `kg`: Kilo's flags with their names, defaults and value syntax, and ours.
+//!
+//! Two steps: clap parses each value by itself, [`Args::validate`] judges them together and returns
+//! [`Options`], in which nothing is left that could be wrong. What a later version will do is refused
+//! by name; no flag is ignored.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use topology::{Granularity, InterfaceName, NodeName};
+
+use crate::{duration, logging::LogLevel};
+
+/// Nodes that did not check in for this many of our periods are left out of the mesh.
+const SILENT_PERIODS: u32 = 2;
+
+/// The longest interface name (`IFNAMSIZ` without the final NUL, linux/if.h).
+const LONGEST_INTERFACE_NAME: usize = 15;
+
+/// The smallest MTU: what every IPv4 host must be able to reassemble (RFC 791).
+const SMALLEST_MTU: u16 = 576;
+
+/// Wording of a boolean flag that can be given as `--flag`, `--flag=true` or `--flag=false`.
+macro_rules! boolean {
+    () => {
+        "true|false"
+    };
+}
+
+/// The node agent of a WireGuard mesh between the locations of a Kubernetes cluster.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "kg", version, args_conflicts_with_subcommands = true)]
+pub struct Args {
+    /// Where nodes and peers come from
+    #[arg(long, default_value = "kubernetes", value_name = "BACKEND")]
+    pub backend: String,
+
+    /// Remove routes, rules, firewall and own annotations on a clean stop
+    #[arg(long, value_name = boolean!(), default_value = "true", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
+    pub clean_up: bool,
+
+    /// Remove the WireGuard interface on a clean stop; a userspace interface goes with its process in any case
+    #[arg(long, value_name = boolean!(), default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
+    pub clean_up_interface: bool,
+
+    /// Keep the node's pod CIDRs in the CNI configuration, and masquerade what leaves the mesh
+    #[arg(long, value_name = boolean!(), default_value = "true", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
+    pub cni: bool,
+
+    /// The CNI configuration file
+    #[arg(long, default_value = "/etc/cni/net.d/10-kilo.conflist", value_name = "FILE")]
+    pub cni_path: PathBuf,
+
+    /// Work beside another network provider (flannel or cilium); not available yet
+    #[arg(long, default_value = "", value_name = "PROVIDER")]
+    pub compatibility: String,
+
+    /// Create the WireGuard interface
+    #[arg(long, value_name = boolean!(), default_value = "true", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
+    pub create_interface: bool,
+
+    /// Encapsulate packets between the nodes of one location; only never is available yet
+    #[arg(long, default_value = "always", value_name = "always|crosssubnet|never")]
+    pub encapsulate: Encapsulation,
+
+    /// Name of this node in the cluster; by default the hostname
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
+    pub hostname: String,
+
+    /// Name of the WireGuard interface
+    #[arg(long, default_value = "kilo0", value_name = "NAME")]
+    pub interface: String,
+
+    /// Choose the internal IP from these networks only; repeatable, or separated by commas
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    pub internal_cidr: Vec<IpNet>,
+
+    /// Accept pod traffic in iptables' FORWARD chain; not available yet
+    #[arg(long, value_name = boolean!(), default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
+    pub iptables_forward_rules: bool,
+
+    /// Kubeconfig file; by default the service account of the pod
+    #[arg(long, default_value = "", value_name = "FILE", hide_default_value = true)]
+    pub kubeconfig: String,
+
+    /// Address of health, metrics and graph
+    #[arg(long, default_value = ":1107", value_name = "[HOST]:PORT", value_parser = listen)]
+    pub listen: String,
+
+    /// Also route between the nodes of one location
+    #[arg(long, value_name = boolean!(), default_value = "true", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
+    pub local: bool,
+
+    /// What to log
+    #[arg(long, default_value = "info", value_name = "all|debug|info|warn|error|none")]
+    pub log_level: LogLevel,
+
+    /// Address of the API server; wins over the kubeconfig's
+    #[arg(long, default_value = "", value_name = "URL", hide_default_value = true)]
+    pub master: String,
+
+    /// What one WireGuard peer stands for: a location or a node (full)
+    #[arg(long, default_value = "location", value_name = "location|full")]
+    pub mesh_granularity: Granularity,
+
+    /// MTU of the WireGuard interface; auto: that of the default route's interface less 80
+    #[arg(long, default_value = "auto", value_name = "auto|BYTES", value_parser = mtu)]
+    pub mtu: Mtu,
+
+    /// UDP port that this node announces and listens at
+    #[arg(long, default_value = "51820", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// Announce the private address as endpoint even if there is a public one
+    #[arg(long, value_name = boolean!(), default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
+    pub prioritise_private_addresses: bool,
+
+    /// How often everything is compared with what should be
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration::parse)]
+    pub resync_period: Duration,
+
+    /// Networks of services, whose packets are not masqueraded; repeatable, or separated by commas
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    pub service_cidr: Vec<IpNet>,
+
+    /// Network of the WireGuard addresses; twice, or separated by commas, for one of each family
+    #[arg(long, default_value = "10.4.0.0/16", value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    pub subnet: Vec<IpNet>,
+
+    /// Label that holds a node's location
+    #[arg(long, default_value = "topology.kubernetes.io/region", value_name = "LABEL")]
+    pub topology_label: String,
+
+    /// WireGuard of the kernel or of this process; kernel is not available yet
+    #[arg(long, default_value = "auto", value_name = "auto|kernel|userspace")]
+    pub wireguard: WireGuard,
+
+    /// How often this node says that it is alive; others that are silent for two periods are left out
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration::parse)]
+    pub check_in_period: Duration,
+
+    /// What to run instead of the agent
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Subcommands of `kg`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Admission webhook for Peer objects; not available yet
+    Webhook {
+        /// Its flags, taken whole so that the refusal is about the command and not about them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        flags: Vec<String>,
+    },
+}
+
+/// Values of `--encapsulate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Encapsulation {
+    /// Between all nodes of a location.
+    Always,
+    /// Where the gateway is outside the local subnet.
+    Crosssubnet,
+    /// Nowhere.
+    Never,
+}
+
+/// Values of `--wireguard`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WireGuard {
+    /// The best that is available.
+    Auto,
+    /// The kernel's.
+    Kernel,
+    /// This process's.
+    Userspace,
+}
+
+/// Values of `--mtu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mtu {
+    /// Follow the default route's interface.
+    Auto,
+    /// This many bytes.
+    Bytes(u16),
+}
+
+/// Flags that do not fit together or that this version refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag}: {message}")]
+pub struct UsageError {
+    flag: &'static str,
+    message: String,
+}
+
+/// What the agent runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `--hostname`; `None` means that of the host.
+    pub node: Option<NodeName>,
+    /// Name of the WireGuard interface.
+    pub interface: InterfaceName,
+    /// What one WireGuard peer stands for.
+    pub granularity: Granularity,
+    /// Networks of the WireGuard addresses, at most one of each family.
+    pub subnets: Vec<IpNet>,
+    /// Destinations that are not masqueraded.
+    pub service_cidrs: Vec<IpNet>,
+    /// Where internal IPs may come from; empty means anywhere.
+    pub internal_cidrs: Vec<IpNet>,
+    /// Port of the announced endpoint.
+    pub port: u16,
+    /// MTU of the WireGuard interface.
+    pub mtu: Mtu,
+    /// The CNI configuration to keep, if any.
+    pub cni_path: Option<PathBuf>,
+    /// Undo everything on a clean stop.
+    pub clean_up: bool,
+    /// Also route between the nodes of one location.
+    pub local_routes: bool,
+    /// Announce the private address as endpoint.
+    pub prioritise_private_addresses: bool,
+    /// Where HTTP is served, as `host:port`.
+    pub listen: String,
+    /// Kubeconfig file.
+    pub kubeconfig: Option<PathBuf>,
+    /// Address of the API server.
+    pub master: Option<String>,
+    /// Label that holds a node's location.
+    pub topology_label: String,
+    /// Time between two comparisons of everything.
+    pub resync_period: Duration,
+    /// Time between two check-ins.
+    pub check_in_period: Duration,
+    /// How long another node may be silent.
+    pub silence_limit: Duration,
+    /// What to log.
+    pub log_level: LogLevel,
+}
+
+impl Args {
+    /// The options these flags stand for.
+    pub fn validate(self) -> Result<Options, UsageError> {
+        self.refuse_what_is_not_available()?;
+        if self.interface.is_empty()
+            || self.interface.len() > LONGEST_INTERFACE_NAME
+            || self.interface.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%'))
+        {
+            return usage("--interface", format!("{:?} cannot be the name of an interface", self.interface));
+        }
+        if self.resync_period.is_zero() {
+            return usage("--resync-period", "must be longer than 0s");
+        }
+        if self.check_in_period < Duration::from_secs(1) {
+            // The time of a check-in is written in whole seconds: more often would show no change.
+            return usage("--check-in-period", "must be at least 1s");
+        }
+        if self.topology_label.is_empty() {
+            return usage("--topology-label", "must not be empty");
+        }
+        let subnets = one_of_each_family(self.subnet)?;
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        Ok(Options {
+            node: given(self.hostname).map(NodeName::from),
+            interface: self.interface.into(),
+            granularity: self.mesh_granularity,
+            subnets,
+            service_cidrs: self.service_cidr,
+            internal_cidrs: self.internal_cidr,
+            port: self.port,
+            mtu: self.mtu,
+            cni_path: self.cni.then_some(self.cni_path),
+            clean_up: self.clean_up,
+            local_routes: self.local,
+            prioritise_private_addresses: self.prioritise_private_addresses,
+            listen: self.listen,
+            kubeconfig: given(self.kubeconfig).map(PathBuf::from),
+            master: given(self.master),
+            topology_label: self.topology_label,
+            resync_period: self.resync_period,
+            check_in_period: self.check_in_period,
+            silence_limit: self.check_in_period * SILENT_PERIODS,
+            log_level: self.log_level,
+        })
+    }
+
+    fn refuse_what_is_not_available(&self) -> Result<(), UsageError> {
+        if let Some(Command::Webhook { .. }) = self.command {
+            return usage("kg webhook", "the admission webhook is not available in this version; the CRD's schema checks Peers");
+        }
+        if self.backend != "kubernetes" {
+            return usage("--backend", format!("{:?} is unknown: the only backend is kubernetes", self.backend));
+        }
+        match self.encapsulate {
+            Encapsulation::Never => {}
+            Encapsulation::Always => {
+                return usage("--encapsulate", "always (the default) is not available in this version: pass --encapsulate=never");
+            }
+            Encapsulation::Crosssubnet => {
+                return usage("--encapsulate", "crosssubnet is not available in this version: pass --encapsulate=never");
+            }
+        }
+        if !self.compatibility.is_empty() {
+            return usage(
+                "--compatibility",
+                format!("{:?} is not available in this version: leave the flag out and use --cni", self.compatibility),
+            );
+        }
+        if self.iptables_forward_rules {
+            return usage(
+                "--iptables-forward-rules",
+                "is not available in this version: accept the pod CIDRs in the FORWARD chain yourself and pass false",
+            );
+        }
+        if self.wireguard == WireGuard::Kernel {
+            return usage("--wireguard", "kernel is not available in this version: pass auto or userspace");
+        }
+        if !self.create_interface {
+            return usage(
+                "--create-interface",
+                "false needs an interface made by someone else, and WireGuard in userspace exists only in the process \
+                 that made it: leave the flag out",
+            );
+        }
+        if self.clean_up_interface && !self.clean_up {
+            return usage("--clean-up-interface", "needs --clean-up");
+        }
+        Ok(())
+    }
+}
+
+fn usage<T>(flag: &'static str, message: impl Into<String>) -> Result<T, UsageError> {
+    Err(UsageError { flag, message: message.into() })
+}
+
+fn one_of_each_family(subnets: Vec<IpNet>) -> Result<Vec<IpNet>, UsageError> {
+    for v4 in [true, false] {
+        if subnets.iter().filter(|subnet| subnet.addr().is_ipv4() == v4).count() > 1 {
+            return usage("--subnet", "may be given once for IPv4 and once for IPv6");
+        }
+    }
+    Ok(subnets)
+}
+
+/// A boolean in the spellings of Go's `strconv.ParseBool`.
+fn boolean(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false"),
+    }
+}
+
+/// A network; bits beyond the prefix are dropped, as Go's `net.ParseCIDR` does.
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    text.trim().parse::<IpNet>().map(|net| net.trunc()).map_err(|_| "expected a CIDR such as 10.4.0.0/16")
+}
+
+fn mtu(text: &str) -> Result<Mtu, String> {
+    if text == "auto" {
+        return Ok(Mtu::Auto);
+    }
+    match text.parse() {
+        Ok(bytes) if bytes >= SMALLEST_MTU => Ok(Mtu::Bytes(bytes)),
+        _ => Err(format!("expected auto or a number from {SMALLEST_MTU} to {}", u16::MAX)),
+    }
+}
+
+/// Go's listen address; without a host it means every address of both families.
+fn listen(text: &str) -> Result<String, &'static str> {
+    let (host, port) = text.rsplit_once(':').ok_or("expected [HOST]:PORT")?;
+    port.parse::<u16>().map_err(|_| "the port must be a number from 0 to 65535")?;
+    Ok(if host.is_empty() { format!("[::]:{port}") } else { text.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Options, String> {
+        let args = ["kg", "--encapsulate=never"].iter().chain(flags);
+        let args = Args::try_parse_from(args).map_err(|error| error.to_string())?;
+        args.validate().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_kilos() {
+        assert_eq!(
+            parse(&[]).unwrap(),
+            Options {
+                node: None,
+                interface: "kilo0".into(),
+                granularity: Granularity::Location,
+                subnets: vec!["10.4.0.0/16".parse().unwrap()],
+                service_cidrs: vec![],
+                internal_cidrs: vec![],
+                port: 51820,
+                mtu: Mtu::Auto,
+                cni_path: Some("/etc/cni/net.d/10-kilo.conflist".into()),
+                clean_up: true,
+                local_routes: true,
+                prioritise_private_addresses: false,
+                listen: "[::]:1107".into(),
+                kubeconfig: None,
+                master: None,
+                topology_label: "topology.kubernetes.io/region".into(),
+                resync_period: Duration::from_secs(30),
+                check_in_period: Duration::from_secs(30),
+                silence_limit: Duration::from_secs(60),
+                log_level: LogLevel::Info,
+            }
+        );
+    }
+
+    /// Changes the default options to what a test expects.
+    type Change = fn(&mut Options);
+
+    #[test]
+    fn each_flag_does_what_it_says() {
+        let table: &[(&[&str], Change)] = &[
+            (&["--backend=kubernetes"], |_| {}),
+            (&["--clean-up=false"], |o| o.clean_up = false),
+            (&["--clean-up", "--clean-up-interface"], |_| {}),
+            (&["--cni=false"], |o| o.cni_path = None),
+            (&["--cni=F"], |o| o.cni_path = None),
+            (&["--cni-path=/x"], |o| o.cni_path = Some("/x".into())),
+            (&["--compatibility="], |_| {}),
+            (&["--create-interface"], |_| {}),
+            (&["--hostname=a"], |o| o.node = Some("a".into())),
+            (&["--hostname", "a"], |o| o.node = Some("a".into())),
+            (&["--interface=wg7"], |o| o.interface = "wg7".into()),
+            (&["--internal-cidr=10.0.0.0/8,fd00::/8", "--internal-cidr=192.168.1.7/16"], |o| {
+                o.internal_cidrs = ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16"].map(|net| net.parse().unwrap()).to_vec();
+            }),
+            (&["--iptables-forward-rules=false"], |_| {}),
+            (&["--kubeconfig=/k"], |o| o.kubeconfig = Some("/k".into())),
+            (&["--listen=127.0.0.1:80"], |o| o.listen = "127.0.0.1:80".into()),
+            (&["--listen=[::1]:80"], |o| o.listen = "[::1]:80".into()),
+            (&["--local=false"], |o| o.local_routes = false),
+            (&["--local"], |_| {}),
+            (&["--log-level=all"], |o| o.log_level = LogLevel::All),
+            (&["--log-level", "none"], |o| o.log_level = LogLevel::None),
+            (&["--master=http://[::1]:80"], |o| o.master = Some("http://[::1]:80".into())),
+            (&["--mesh-granularity=full"], |o| o.granularity = Granularity::Full),
+            (&["--mtu=auto"], |_| {}),
+            (&["--mtu=1400"], |o| o.mtu = Mtu::Bytes(1400)),
+            (&["--port=1"], |o| o.port = 1),
+            (&["--prioritise-private-addresses"], |o| o.prioritise_private_addresses = true),
+            (&["--resync-period=1m30s"], |o| o.resync_period = Duration::from_secs(90)),
+            (&["--service-cidr=10.43.0.0/16"], |o| o.service_cidrs = vec!["10.43.0.0/16".parse().unwrap()]),
+            (&["--subnet=10.5.0.1/16,fd05::/64"], |o| {
+                o.subnets = ["10.5.0.0/16", "fd05::/64"].map(|net| net.parse().unwrap()).to_vec();
+            }),
+            (&["--subnet=fd05::/64", "--subnet=10.5.0.0/16"], |o| {
+                o.subnets = ["fd05::/64", "10.5.0.0/16"].map(|net| net.parse().unwrap()).to_vec();
+            }),
+            (&["--topology-label=zone"], |o| o.topology_label = "zone".into()),
+            (&["--wireguard=userspace"], |_| {}),
+            (&["--check-in-period=2s"], |o| {
+                o.check_in_period = Duration::from_secs(2);
+                o.silence_limit = Duration::from_secs(4);
+            }),
+        ];
+        for (flags, change) in table {
+            let mut expected = parse(&[]).unwrap();
+            change(&mut expected);
+            assert_eq!(parse(flags).unwrap(), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        for (flags, named) in [
+            (&["--backend=etcd"][..], "--backend"),
+            (&["--compatibility=flannel"], "--compatibility"),
+            (&["--iptables-forward-rules"], "--iptables-forward-rules"),
+            (&["--wireguard=kernel"], "--wireguard"),
+            (&["--create-interface=false"], "--create-interface"),
+            (&["--clean-up-interface", "--clean-up=false"], "--clean-up-interface"),
+            (&["--interface=much-too-long-name"], "--interface"),
+            (&["--interface=a/b"], "--interface"),
+            (&["--interface="], "--interface"),
+            (&["--resync-period=0"], "--resync-period"),
+            (&["--resync-period=30"], "--resync-period"),
+            (&["--check-in-period=500ms"], "--check-in-period"),
+            (&["--subnet=10.4.0.0/16,10.5.0.0/16"], "--subnet"),
+            (&["--subnet=x"], "--subnet"),
+            (&["--service-cidr=10.0.0.1"], "--service-cidr"),
+            (&["--internal-cidr=10.0.0.0/33"], "--internal-cidr"),
+            (&["--mtu=100"], "--mtu"),
+            (&["--mtu=70000"], "--mtu"),
+            (&["--port=0"], "--port"),
+            (&["--port=65536"], "--port"),
+            (&["--listen=1107"], "--listen"),
+            (&["--listen=:http"], "--listen"),
+            (&["--local=no"], "--local"),
+            (&["--log-level=trace"], "--log-level"),
+            (&["--mesh-granularity=node"], "--mesh-granularity"),
+            (&["--topology-label="], "--topology-label"),
+            (&["--unknown"], "--unknown"),
+            (&["stray"], "stray"),
+        ] {
+            let error = parse(flags).unwrap_err();
+            assert!(error.contains(named), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_default_encapsulation_is_refused_with_advice() {
+        for flags in [&["kg"][..], &["kg", "--encapsulate=always"], &["kg", "--encapsulate=crosssubnet"]] {
+            let error = Args::try_parse_from(flags).unwrap().validate().unwrap_err().to_string();
+            assert!(error.contains("--encapsulate") && error.contains("pass --encapsulate=never"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_webhook_is_refused_whatever_its_flags() {
+        let args = Args::try_parse_from(["kg", "webhook", "--cert-file", "/c", "--listen=:8443"]).unwrap();
+        assert!(args.validate().unwrap_err().to_string().starts_with("kg webhook: "));
+    }
+}
