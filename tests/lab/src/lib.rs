@@ -1,1 +1,94 @@
-//! tests/lab
+//! A test bed: a small internet with a Kubernetes cluster spread over it, on one machine.
+//!
+//! Hosts, routers and pods are network namespaces; between them are real links, routes, address
+//! translation and packet filters. The API server is real or speaks the real protocol, pods are
+//! attached by real CNI plugins, agents are the real `kg`. Needs root, and `ip`, `nft` and
+//! `/usr/lib/cni` on the machine. Nothing is done to the machine's own network but listening on a
+//! loopback port, and all of a lab vanishes when its process ends, even by SIGKILL.
+//!
+//! # Writing a test
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use lab::{Access, Api, Lab, NodeSpec, Spec};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::start(
+//!     Spec::unique("join") // a name of its own: many labs can be up at once
+//!         .api(Api::Embedded) // or Api::Real; lab::available(api) says whether it can run here
+//!         .location("paris", Access::Public)
+//!         .location("oslo", Access::Elastic) // 1:1 NAT: nodes get force-endpoint
+//!         .location("home", Access::Masquerade) // NAT: nodes get persistent-keepalive
+//!         .nodes("paris", 2) // paris-1, paris-2
+//!         .nodes("oslo", 1)
+//!         .node(NodeSpec::new("home-1", "home").dual_stack().annotation("leader", "")),
+//! )?;
+//! lab.start_agents(&["--check-in-period=2s"])?;
+//! lab.add_pods(1)?; // waits for kg to fill the conflist; paris-1-pod1, …
+//! lab.wait_mesh(Duration::from_secs(30))?; // everybody reaches everybody, sources unchanged
+//!
+//! // A flow proves that no packet is lost while something changes.
+//! let flow = lab.flow("paris-1-pod1", lab.pod_ip("oslo-1-pod1")?)?;
+//! lab.annotate("paris-2", "leader", Some("true"))?; // short keys are in kilo.squat.ai/
+//! lab.wait_until(Duration::from_secs(10), "paris-2 leads", || {
+//!     Ok(lab.annotation("paris-2", "wireguard-ip")?.is_some_and(|ip| !ip.is_empty()))
+//! })?;
+//! println!("lost: {:?}", flow.stop()?.lost);
+//!
+//! println!("{}", lab.exec("paris-2", &["wg", "show"])?); // a command on any host or pod
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What there is
+//!
+//! * Shape: [`Spec`], [`NodeSpec`], [`Access`]; at run time [`Lab::create_node`], [`Lab::delete_node`],
+//!   [`Lab::move_host`], [`Lab::add_host`], [`Lab::remove_host`], [`Lab::add_location`].
+//! * Agents: [`Lab::start_agent`], [`Lab::stop_agent`] (SIGTERM), [`Lab::kill_agent`] (SIGKILL),
+//!   [`Lab::agent_log`], [`Lab::kgctl`].
+//! * API: [`Lab::annotate`], [`Lab::annotation`], [`Lab::label`], [`Lab::patch_node`], [`Lab::node`],
+//!   [`Lab::leaders`], [`Lab::apply_peer`], [`Lab::delete_peer`]; outages with [`Lab::api_stop`] and
+//!   [`Lab::api_start`]; anything else with [`Lab::client`] and [`Lab::block_on`].
+//! * Pods: [`Lab::add_pod`], [`Lab::remove_pod`], [`Lab::pod_ip`].
+//! * Proofs: [`Lab::wait_mesh`], [`Lab::http`], [`Lab::ping`], [`Lab::flow`], [`Lab::capture`],
+//!   [`Lab::capture_uplink`], [`Lab::wait_until`].
+//! * Looking and meddling: [`Lab::exec`], [`Lab::routes`], [`Lab::set_names`], [`Lab::space`].
+//!
+//! Methods block and must not be called from inside a tokio runtime: write plain `#[test]` functions.
+#![deny(unsafe_code)]
+
+mod agents;
+mod api;
+mod capture;
+mod cluster;
+mod cni;
+mod flow;
+mod lab;
+mod mesh;
+mod pods;
+mod probe;
+mod servers;
+mod space;
+mod spec;
+pub mod state;
+pub mod sys;
+mod underlay;
+
+pub use agents::program;
+pub use api::available;
+pub use capture::{Capture, Frames};
+pub use cluster::REGION;
+pub use flow::{Flow, FlowReport};
+pub use lab::Lab;
+pub use mesh::{Pair, check};
+pub use probe::{Reached, http_with_marker};
+pub use servers::{Answer, ECHO_PORT, HTTP_PORT};
+pub use space::Space;
+pub use spec::{Api, NodeSpec, Spec};
+pub use underlay::{Access, Addresses, CONTROL};
+
+/// The last `lines` lines of a text.
+pub(crate) fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<_> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}

@@ -1,0 +1,288 @@
+//! The API server of a lab: started on host `control`, stopped and started again with its state kept.
+//!
+//! Nodes reach it over the internet of the lab. Everybody else (the tests, `kubectl` in a shell of the
+//! machine) uses a forwarder on a loopback port of the machine, so no client has to enter a namespace.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::space::{self, Space};
+use crate::spec::Api;
+use crate::sys;
+use crate::underlay::CONTROL;
+
+/// How long the real API server may take to get ready, or to end.
+const PATIENCE: Duration = Duration::from_secs(90);
+const TOKEN: &str = "lab-admin";
+
+/// The API server and the way to it.
+pub struct ApiServer {
+    control: Arc<Space>,
+    runtime: Handle,
+    directory: PathBuf,
+    kind: Kind,
+    running: Mutex<Option<Running>>,
+}
+
+enum Kind {
+    Embedded(apiserver::Store),
+    Real { kube_apiserver: PathBuf, etcd: PathBuf },
+}
+
+enum Running {
+    Embedded { stop: oneshot::Sender<()>, task: JoinHandle<io::Result<()>> },
+    Real { kube_apiserver: Child, etcd: Child },
+}
+
+/// Whether this API server can run here; if not, why not.
+pub fn available(api: Api) -> Result<()> {
+    match api {
+        Api::Embedded => Ok(()),
+        Api::Real => binaries().map(drop),
+    }
+}
+
+impl ApiServer {
+    /// Starts the server on `control` and writes the kubeconfigs into `directory`.
+    pub fn start(api: Api, control: Arc<Space>, runtime: Handle, directory: &Path) -> Result<ApiServer> {
+        let directory = directory.join("api");
+        fs::create_dir_all(&directory)?;
+        let kind = match api {
+            Api::Embedded => Kind::Embedded(apiserver::Store::new()),
+            Api::Real => {
+                let (kube_apiserver, etcd) = binaries()?;
+                make_credentials(&directory).context("make the certificates of the API server")?;
+                Kind::Real { kube_apiserver, etcd }
+            }
+        };
+        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        let forwarder = listener.local_addr()?;
+        let target = SocketAddr::from((CONTROL, port(&kind)));
+        runtime.spawn(forward(listener, control.clone(), target));
+        let server = ApiServer { control, runtime, directory, kind, running: Mutex::new(None) };
+        fs::write(server.kubeconfig(), server.kubeconfig_for(forwarder))?;
+        fs::write(server.cluster_kubeconfig(), server.kubeconfig_for(target))?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// Kubeconfig for clients on the machine.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig")
+    }
+
+    /// Kubeconfig for clients on hosts of the lab.
+    pub fn cluster_kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig-on-hosts")
+    }
+
+    fn kubeconfig_for(&self, server: SocketAddr) -> String {
+        match self.kind {
+            Kind::Embedded(_) => apiserver::kubeconfig(&format!("http://{server}")),
+            Kind::Real { .. } => format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: lab\n\
+                 clusters:\n- name: lab\n  cluster:\n    server: \"https://{server}\"\n    \
+                 certificate-authority: {}\n\
+                 users:\n- name: lab\n  user:\n    token: {TOKEN}\n\
+                 contexts:\n- name: lab\n  context:\n    cluster: lab\n    user: lab\n",
+                self.directory.join("ca.crt").display()
+            ),
+        }
+    }
+
+    /// Starts a stopped server, with the state it had; does nothing to a running one.
+    pub fn resume(&self) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.is_none() {
+            *running = Some(match &self.kind {
+                Kind::Embedded(store) => self.serve_embedded(store.clone())?,
+                Kind::Real { kube_apiserver, etcd } => self.spawn_real(kube_apiserver, etcd)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Stops the server and with it every connection; objects are kept.
+    pub fn stop(&self) -> Result<()> {
+        match self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            None => Ok(()),
+            Some(Running::Embedded { stop, task }) => {
+                // If the server is gone already, so is the receiver.
+                let _ = stop.send(());
+                self.runtime.block_on(task)?.context("embedded API server")
+            }
+            Some(Running::Real { mut kube_apiserver, mut etcd }) => {
+                // An outage, not a shutdown: the server would linger on open watches.
+                sys::kill(kube_apiserver.id(), libc::SIGKILL)?;
+                kube_apiserver.wait()?;
+                sys::kill(etcd.id(), libc::SIGTERM)?;
+                etcd.wait()?;
+                Ok(())
+            }
+        }
+    }
+
+    fn serve_embedded(&self, store: apiserver::Store) -> Result<Running> {
+        let address = SocketAddr::from((CONTROL, port(&self.kind)));
+        let listener = self.control.run(|| std::net::TcpListener::bind(address))?;
+        let listener = listener.with_context(|| format!("listen on {address}"))?;
+        listener.set_nonblocking(true)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let _runtime = self.runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let task = self.runtime.spawn(apiserver::serve(listener, store, shutdown));
+        Ok(Running::Embedded { stop, task })
+    }
+
+    fn spawn_real(&self, kube_apiserver: &Path, etcd: &Path) -> Result<Running> {
+        let file = |name: &str| self.directory.join(name).display().to_string();
+        let etcd = self.spawn_logged(
+            "etcd",
+            [
+                etcd.display().to_string(),
+                format!("--data-dir={}", file("etcd")),
+                "--listen-client-urls=http://127.0.0.1:2379".into(),
+                "--advertise-client-urls=http://127.0.0.1:2379".into(),
+                "--listen-peer-urls=http://127.0.0.1:2380".into(),
+                // The state need not survive a power cut, only a restart.
+                "--unsafe-no-fsync".into(),
+            ],
+        )?;
+        let mut running = Running::Real {
+            etcd,
+            kube_apiserver: self.spawn_logged(
+                "kube-apiserver",
+                [
+                    kube_apiserver.display().to_string(),
+                    "--etcd-servers=http://127.0.0.1:2379".into(),
+                    format!("--bind-address={CONTROL}"),
+                    format!("--advertise-address={CONTROL}"),
+                    format!("--secure-port={}", port(&self.kind)),
+                    "--endpoint-reconciler-type=none".into(),
+                    format!("--tls-cert-file={}", file("server.crt")),
+                    format!("--tls-private-key-file={}", file("server.key")),
+                    format!("--token-auth-file={}", file("tokens.csv")),
+                    "--authorization-mode=RBAC".into(),
+                    "--service-cluster-ip-range=10.96.0.0/16".into(),
+                    "--service-account-issuer=https://kubernetes.default.svc".into(),
+                    format!("--service-account-key-file={}", file("service-account.key")),
+                    format!("--service-account-signing-key-file={}", file("service-account.key")),
+                    "--disable-admission-plugins=ServiceAccount".into(),
+                    "--profiling=false".into(),
+                ],
+            )?,
+        };
+        self.wait_ready(&mut running)?;
+        Ok(running)
+    }
+
+    fn spawn_logged<const N: usize>(&self, name: &str, argv: [String; N]) -> Result<Child> {
+        let log = File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
+        let mut command = self.control.command(argv);
+        command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        space::spawn(command).with_context(|| format!("start {name}"))
+    }
+
+    fn wait_ready(&self, running: &mut Running) -> Result<()> {
+        let Running::Real { kube_apiserver, etcd } = running else { return Ok(()) };
+        let url = format!("https://{CONTROL}:{}/readyz", port(&self.kind));
+        let ca = self.directory.join("ca.crt").display().to_string();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let header = format!("Authorization: Bearer {TOKEN}");
+            let curl = ["curl", "-s", "-m", "2", "-H", &header, "--cacert", &ca, &url];
+            if self.control.output(curl)?.stdout == b"ok" {
+                return Ok(());
+            }
+            let ended = kube_apiserver.try_wait()?.is_some() || etcd.try_wait()?.is_some();
+            if ended || Instant::now() > deadline {
+                let log = fs::read_to_string(self.directory.join("kube-apiserver.log")).unwrap_or_default();
+                let _ = (kube_apiserver.kill(), etcd.kill());
+                bail!("kube-apiserver did not get ready; its log ends:\n{}", crate::tail(&log, 20));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        let _ = self.stop();
+    }
+}
+
+fn port(kind: &Kind) -> u16 {
+    match kind {
+        Kind::Embedded(_) => 8080,
+        Kind::Real { .. } => 6443,
+    }
+}
+
+/// Forwards every connection to `target` as seen from `space`, until the runtime ends.
+async fn forward(listener: TcpListener, space: Arc<Space>, target: SocketAddr) {
+    const LIMIT: Duration = Duration::from_secs(5);
+    loop {
+        let Ok((mut client, _)) = listener.accept().await else { continue };
+        let space = space.clone();
+        tokio::spawn(async move {
+            // A failure anywhere closes the client's connection, which is all it needs to know.
+            let connect = move || space.run(|| TcpStream::connect_timeout(&target, LIMIT));
+            let server = tokio::task::spawn_blocking(connect).await??.context("connect")?;
+            server.set_nonblocking(true)?;
+            let mut server = tokio::net::TcpStream::from_std(server)?;
+            tokio::io::copy_bidirectional(&mut client, &mut server).await?;
+            anyhow::Ok(())
+        });
+    }
+}
+
+/// kube-apiserver and etcd: what `tests/kube-apiserver/build` finds or builds.
+fn binaries() -> Result<(PathBuf, PathBuf)> {
+    let find = |arguments: &[&str]| -> Result<PathBuf> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../kube-apiserver/build");
+        let output = Command::new(script).args(arguments).output().with_context(|| format!("run {script}"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let path = text.lines().next_back().filter(|_| output.status.success());
+        path.map(PathBuf::from)
+            .ok_or_else(|| anyhow!("no real API server: {}", crate::tail(&String::from_utf8_lossy(&output.stderr), 5)))
+    };
+    Ok((find(&[])?, find(&["etcd"])?))
+}
+
+/// A certificate authority, the server's certificate, the key for service accounts, the admin's token.
+fn make_credentials(directory: &Path) -> Result<()> {
+    fs::write(directory.join("tokens.csv"), format!("{TOKEN},admin,1,\"system:masters\"\n"))?;
+    fs::write(
+        directory.join("server.ext"),
+        format!("extendedKeyUsage=serverAuth\nsubjectAltName=IP:{CONTROL},IP:127.0.0.1,DNS:localhost\n"),
+    )?;
+    for arguments in [
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key -out ca.crt -days 30 \
+         -subj /CN=lab-ca -addext keyUsage=critical,keyCertSign,cRLSign",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout server.key -out server.csr \
+         -subj /CN=kube-apiserver",
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile server.ext \
+         -out server.crt",
+        "ecparam -name prime256v1 -genkey -noout -out service-account.key",
+    ] {
+        let mut command = Command::new("openssl");
+        command.args(arguments.split_whitespace()).current_dir(directory);
+        sys::prepare_child(&mut command, Vec::new());
+        space::succeed(command, "")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! A container runtime's half of the Container Network Interface: runs the plugins of a network
+//! configuration list in turn.
+//!
+//! It follows the CNI specification 0.4.0 and 1.0.0, sections "Execution protocol" and "Operations":
+//! ADD passes each plugin's result to the next as `prevResult`; DEL goes backwards with the last
+//! result. `CHECK`, runtime capabilities and result caching are not needed here.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use crate::space::{Space, succeed};
+
+/// Where Debian's containernetworking-plugins are.
+pub const PLUGINS: &str = "/usr/lib/cni";
+const INTERFACE: &str = "eth0";
+
+/// An attachment of a pod, to be given back to [`del`].
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    list: Value,
+    result: Value,
+}
+
+impl Attachment {
+    /// The pod's addresses in the order the plugins gave them.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>> {
+        let addresses = self.result["ips"].as_array().map(Vec::as_slice).unwrap_or_default();
+        addresses
+            .iter()
+            .map(|ip| {
+                let text = ip["address"].as_str().unwrap_or_default();
+                Ok(text.parse::<IpNet>().with_context(|| format!("CNI result: address {text:?}"))?.addr())
+            })
+            .collect()
+    }
+}
+
+/// Attaches `pod` to the network of the configuration list `conflist`, as the node `host` would.
+pub fn add(host: &Space, pod: &Space, conflist: &str) -> Result<Attachment> {
+    let list: Value = serde_json::from_str(conflist).context("parse the conflist")?;
+    let mut result = Value::Null;
+    for plugin in plugins(&list)? {
+        result = serde_json::from_str(&run(host, pod, "ADD", &list, plugin, &result)?)
+            .with_context(|| format!("result of CNI plugin {}", plugin["type"]))?;
+    }
+    Ok(Attachment { list, result })
+}
+
+/// Undoes [`add`], with the configuration it was made with.
+pub fn del(host: &Space, pod: &Space, attachment: &Attachment) -> Result<()> {
+    let Attachment { list, result } = attachment;
+    plugins(list)?.iter().rev().try_for_each(|plugin| run(host, pod, "DEL", list, plugin, result).map(drop))
+}
+
+fn plugins(list: &Value) -> Result<&Vec<Value>> {
+    list["plugins"].as_array().ok_or_else(|| anyhow!("conflist: no array \"plugins\""))
+}
+
+fn run(host: &Space, pod: &Space, verb: &str, list: &Value, plugin: &Value, previous: &Value) -> Result<String> {
+    let kind = plugin["type"].as_str().filter(|kind| !kind.contains('/'));
+    let kind = kind.ok_or_else(|| anyhow!("conflist: plugin without a type"))?;
+    let mut config = plugin.clone();
+    config["cniVersion"] = list["cniVersion"].clone();
+    config["name"] = list["name"].clone();
+    if !previous.is_null() {
+        config["prevResult"] = previous.clone();
+    }
+    let mut command = host.command([Path::new(PLUGINS).join(kind)]);
+    command
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", pod.name())
+        .env("CNI_NETNS", pod.netns_path())
+        .env("CNI_IFNAME", INTERFACE)
+        .env("CNI_PATH", PLUGINS);
+    succeed(command, &config.to_string()).with_context(|| format!("CNI {verb} of {} by {kind}", pod.name()))
+}
+
+/// The conflist that a node starts with. Its ranges are for the agent to fill in.
+pub fn initial_conflist() -> Value {
+    json!({
+        "cniVersion": "0.4.0",
+        "name": "kilo",
+        "plugins": [
+            {
+                "type": "bridge",
+                "name": "kubernetes",
+                "bridge": "kube-bridge",
+                "isDefaultGateway": true,
+                "forceAddress": true,
+                "ipMasq": false,
+                "mtu": 1420,
+                "ipam": { "type": "host-local" }
+            },
+            { "type": "portmap", "snat": true, "capabilities": { "portMappings": true } }
+        ]
+    })
+}
+
+/// `conflist` with one range set for each CIDR, as host-local wants it.
+pub fn with_ranges(mut conflist: Value, cidrs: &[IpNet]) -> Value {
+    let ranges: Vec<_> = cidrs.iter().map(|cidr| json!([{ "subnet": cidr }])).collect();
+    conflist["plugins"][0]["ipam"]["ranges"] = ranges.into();
+    conflist
+}
+
+/// Whether the conflist in `text` has ranges to take addresses from.
+pub fn has_ranges(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|list| {
+        let ranges = list["plugins"][0]["ipam"]["ranges"].as_array();
+        ranges.is_some_and(|ranges| !ranges.is_empty())
+    })
+}

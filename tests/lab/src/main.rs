@@ -1,0 +1,2 @@
+//! tests/lab
+fn main() {}

@@ -1,0 +1,121 @@
+//! Who reaches whom: every pod and node probes every other, by ICMP and HTTP.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::lab::Lab;
+use crate::probe;
+
+/// One probed pair.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Name of the probing pod or node.
+    pub from: String,
+    /// Name of the probed pod or node.
+    pub to: String,
+    /// The probed address.
+    pub address: IpAddr,
+    /// ICMP round-trip time, or what went wrong.
+    pub ping: Result<Duration, String>,
+    /// HTTP latency, or what went wrong; a translated source address and an answer from someone else
+    /// are wrong too.
+    pub http: Result<Duration, String>,
+}
+
+impl Pair {
+    /// Whether both probes succeeded.
+    pub fn is_ok(&self) -> bool {
+        self.ping.is_ok() && self.http.is_ok()
+    }
+
+    /// One line that says what is wrong.
+    pub fn describe(&self) -> String {
+        let part = |name: &str, result: &Result<Duration, String>| match result {
+            Ok(time) => format!("{name} {:.1} ms", time.as_secs_f64() * 1e3),
+            Err(error) => format!("{name} failed ({error})"),
+        };
+        let Pair { from, to, address, .. } = self;
+        format!("{from} -> {to} {address}: {}, {}", part("ping", &self.ping), part("http", &self.http))
+    }
+}
+
+impl Lab {
+    /// Probes from every pod and every node to every address of every other pod and to the internal
+    /// IPv4 address of every other node; IPv6 only between pods that both have it. Sources work in
+    /// parallel, each goes through its targets in turn.
+    pub fn probe_mesh(&self) -> Result<Vec<Pair>> {
+        let mut names: Vec<(String, Vec<IpAddr>)> = Vec::new();
+        for pod in self.pods() {
+            let addresses = self.pod_addresses(&pod)?;
+            names.push((pod, addresses));
+        }
+        for node in self.nodes() {
+            let address = self.addresses(&node)?.private;
+            names.push((node, vec![address.into()]));
+        }
+        let names = &names;
+        let mut pairs = Vec::new();
+        thread::scope(|scope| {
+            let mut workers = Vec::new();
+            for (name, own) in names {
+                let space = self.space(name)?;
+                workers.push(scope.spawn(move || space.run(|| probe_from(name, own, names))));
+            }
+            for worker in workers {
+                pairs.extend(worker.join().map_err(|_| anyhow!("a probing thread panicked"))??);
+            }
+            Ok(pairs)
+        })
+    }
+
+    /// Waits until [`Lab::probe_mesh`] finds no pair that fails; the failure lists those that do.
+    pub fn wait_mesh(&self, limit: Duration) -> Result<Vec<Pair>> {
+        let mut pairs = Vec::new();
+        self.wait_until(limit, "every pod and node reaches every other", || {
+            pairs = self.probe_mesh()?;
+            check(&pairs)?;
+            Ok(true)
+        })?;
+        Ok(pairs)
+    }
+}
+
+/// An error that lists the pairs that failed, if any did.
+pub fn check(pairs: &[Pair]) -> Result<()> {
+    let failed: Vec<_> = pairs.iter().filter(|pair| !pair.is_ok()).map(Pair::describe).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let shown = failed.get(..10).unwrap_or(&failed).join("\n");
+    bail!("{} of {} pairs fail:\n{shown}", failed.len(), pairs.len())
+}
+
+fn probe_from(from: &str, own: &[IpAddr], names: &[(String, Vec<IpAddr>)]) -> Vec<Pair> {
+    let has_ipv6 = own.iter().any(IpAddr::is_ipv6);
+    let others = names.iter().filter(|(to, _)| to != from);
+    let targets = others.flat_map(|(to, addresses)| addresses.iter().map(move |address| (to, *address)));
+    targets
+        .filter(|(_, address)| address.is_ipv4() || has_ipv6)
+        .map(|(to, address)| Pair {
+            from: from.to_owned(),
+            to: to.clone(),
+            address,
+            ping: probe::ping_here(address).map_err(|error| format!("{error:#}")),
+            http: http(to, address),
+        })
+        .collect()
+}
+
+fn http(to: &str, address: IpAddr) -> Result<Duration, String> {
+    let reached = probe::http_here(address, "/").map_err(|error| format!("{error:#}"))?;
+    if reached.answer.name != to {
+        return Err(format!("{} answered", reached.answer.name));
+    }
+    if !reached.source_unchanged() {
+        return Err(format!("source {} arrived as {}", reached.source, reached.answer.from));
+    }
+    Ok(reached.latency)
+}

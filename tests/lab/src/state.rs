@@ -1,0 +1,153 @@
+//! What a lab leaves in the file system while it is up: `/run/kg-lab/<name>/`.
+//!
+//! The process that runs the lab holds a lock on `lock` in there; the kernel drops it when the process
+//! ends, however it ends. So a directory whose lock can be taken belongs to a dead lab, and the next
+//! lab to start removes it together with its dangling links in `/run/netns`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+const ROOT: &str = "/run/kg-lab";
+const NETNS: &str = "/run/netns";
+
+/// The state directory of a running lab. Dropping it removes it.
+#[derive(Debug)]
+pub struct State {
+    name: String,
+    directory: PathBuf,
+    _lock: File,
+}
+
+/// What other processes need to look into a lab: the content of `lab.json`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Directory {
+    /// The process that holds the lab; SIGTERM ends both.
+    pub pid: u32,
+    /// For each space, the namespaces to enter, in this order.
+    pub spaces: BTreeMap<String, Vec<PathBuf>>,
+}
+
+impl State {
+    /// Removes dead labs, then claims `name`.
+    pub fn claim(name: &str) -> Result<State> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.is_empty() || name.len() > 40 || !name.chars().all(plain) {
+            bail!("lab name {name:?}: want 1 to 40 of a-z, 0-9 and '-'");
+        }
+        fs::create_dir_all(ROOT).with_context(|| format!("create {ROOT}"))?;
+        // Held while directories without a lock of their own may exist.
+        let gate = File::create(Path::new(ROOT).join(".gate"))?;
+        gate.lock()?;
+        for (dead, directory) in labs()? {
+            if !alive(&directory) {
+                sweep(&dead, &directory);
+            }
+        }
+        let directory = Path::new(ROOT).join(name);
+        if directory.exists() {
+            bail!("lab {name} is up already (end it with: lab down --name {name})");
+        }
+        fs::create_dir(&directory)?;
+        let lock = File::create(directory.join("lock"))?;
+        lock.lock()?;
+        Ok(State { name: name.to_owned(), directory, _lock: lock })
+    }
+
+    /// The lab's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What all names in `/run/netns` of this lab begin with.
+    pub fn prefix(&self) -> String {
+        prefix(&self.name)
+    }
+
+    /// `/run/kg-lab/<name>`
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Replaces `lab.json`.
+    pub fn publish(&self, content: &Directory) -> Result<()> {
+        let partial = self.directory.join("lab.json.partial");
+        fs::write(&partial, serde_json::to_vec_pretty(content)?)?;
+        fs::rename(&partial, self.directory.join("lab.json")).context("publish lab.json")
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        sweep(&self.name, &self.directory);
+    }
+}
+
+/// Removes the traces of lab `name` in the file system. For a process about to exit on a signal.
+pub fn forget(name: &str) {
+    sweep(name, &Path::new(ROOT).join(name));
+}
+
+/// The names of the labs that are up.
+pub fn running() -> Result<Vec<String>> {
+    Ok(labs()?.into_iter().filter(|(_, directory)| alive(directory)).map(|(name, _)| name).collect())
+}
+
+/// The directory of a running lab.
+pub fn directory(name: &str) -> Result<PathBuf> {
+    let directory = Path::new(ROOT).join(name);
+    if !alive(&directory) {
+        bail!("no lab {name} is up (labs: {})", running()?.join(" "));
+    }
+    Ok(directory)
+}
+
+/// Reads the `lab.json` of a running lab.
+pub fn read(name: &str) -> Result<Directory> {
+    let path = directory(name)?.join("lab.json");
+    let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
+}
+
+fn labs() -> Result<Vec<(String, PathBuf)>> {
+    let mut labs = Vec::new();
+    for entry in fs::read_dir(ROOT).into_iter().flatten() {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            labs.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        }
+    }
+    labs.sort();
+    Ok(labs)
+}
+
+fn alive(directory: &Path) -> bool {
+    File::open(directory.join("lock")).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+fn prefix(name: &str) -> String {
+    format!("kglab-{name}")
+}
+
+/// Best effort: what cannot be removed now can by the next lab.
+fn sweep(name: &str, directory: &Path) {
+    let prefix = format!("{}-", prefix(name));
+    for entry in fs::read_dir(NETNS).into_iter().flatten().flatten() {
+        // A longer lab name may start with ours, but its links are alive.
+        let ours = entry.file_name().to_string_lossy().starts_with(&prefix);
+        let owner = fs::read_link(entry.path()).ok().and_then(|target| owner(&target));
+        let dead =
+            owner.is_some_and(|pid| pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists());
+        if ours && dead {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let _ = fs::remove_dir_all(directory);
+}
+
+fn owner(target: &Path) -> Option<u32> {
+    target.strip_prefix("/proc").ok()?.components().next()?.as_os_str().to_str()?.parse().ok()
+}

@@ -1,0 +1,282 @@
+//! The network under the mesh: locations, their routers, and an internet between them.
+//!
+//! ```text
+//!  paris-1  paris-2      home-1  home-2          control (API server)
+//!     └──┬─────┘            └──┬────┘               │ 192.0.2.10
+//!    router-paris          router-home              │
+//!        │ 203.0.113.4/30      │ 203.0.113.8/30     │
+//!        └──────────── internet ────────────────────┘
+//! ```
+//!
+//! Only documentation addresses (RFC 5737, RFC 3849) exist on the internet. Like real ones, routers
+//! neither know pod networks nor let private addresses (RFC 1918, RFC 4193) pass to or from the
+//! internet: traffic that should be in a tunnel and is not is lost, and a test sees it.
+//!
+//! This module is the address plan and the text of every rule, as pure functions; `lab.rs` applies it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// How the nodes of a location meet the internet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Every host has a private and a public address on its one interface, of both families.
+    Public,
+    /// Every host has a private address which the router maps one to one to a public one (IPv4).
+    Elastic,
+    /// The router masquerades (IPv4); nothing comes in uninvited.
+    Masquerade,
+}
+
+/// Where the API server listens: `control` on the internet.
+pub const CONTROL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+
+/// The address plan of location number `index` (1 to [`Plan::LAST`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    index: u8,
+    access: Access,
+}
+
+/// The addresses of one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// In the location's private network, IPv4 (a /24).
+    pub private: Ipv4Addr,
+    /// In the location's private network, IPv6 (a /64).
+    pub private6: Ipv6Addr,
+    /// How the internet reaches the host, if it can.
+    pub public: Option<Ipv4Addr>,
+    /// As `public`, IPv6 (a /64). Only on the interface of hosts with [`Access::Public`].
+    pub public6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// All of them, private first.
+    pub fn all(&self) -> Vec<IpAddr> {
+        let private = [IpAddr::from(self.private), IpAddr::from(self.private6)];
+        private.into_iter().chain(self.public.map(IpAddr::from)).chain(self.public6.map(IpAddr::from)).collect()
+    }
+}
+
+impl Plan {
+    /// Number of the last location that there are addresses for.
+    pub const LAST: u8 = 15;
+    /// Number of the last host of a location that there are addresses for; the first is 1.
+    pub const LAST_HOST: u8 = 12;
+
+    /// The plan of location `index`.
+    pub fn new(index: u8, access: Access) -> Plan {
+        Plan { index, access }
+    }
+
+    /// The addresses of host number `host` of this location.
+    pub fn host(&self, host: u8) -> Addresses {
+        let Plan { index, access } = *self;
+        Addresses {
+            private: Ipv4Addr::new(10, 100 + index, 0, 10 + host),
+            private6: Ipv6Addr::new(0xfd00, 0x10, index.into(), 0, 0, 0, 0, u16::from(host) + 0x10),
+            public: (access != Access::Masquerade).then(|| Ipv4Addr::new(198, 51, 100, 16 * index + 1 + host)),
+            public6: (access == Access::Public)
+                .then(|| Ipv6Addr::new(0x2001, 0xdb8, index.into(), 0, 0, 0, 0, u16::from(host) + 0x10)),
+        }
+    }
+
+    fn internet_end(&self) -> (Ipv4Addr, Ipv6Addr) {
+        self.wan(1)
+    }
+
+    fn router_end(&self) -> (Ipv4Addr, Ipv6Addr) {
+        self.wan(2)
+    }
+
+    /// The two ends of the link between the internet and this location's router (a /30 and a /64).
+    fn wan(&self, end: u8) -> (Ipv4Addr, Ipv6Addr) {
+        (
+            Ipv4Addr::new(203, 0, 113, 4 * self.index + end),
+            Ipv6Addr::new(0x2001, 0xdb8, 0xff00 + u16::from(self.index), 0, 0, 0, 0, end.into()),
+        )
+    }
+
+    /// `ip` lines for the internet: a link to this location's router and the routes to what is public
+    /// behind it. `router` is the name of the router's namespace.
+    pub fn internet_lines(&self, location: &str, router: &str) -> String {
+        let (here4, here6) = self.internet_end();
+        let (router4, router6) = self.router_end();
+        let interface = internet_interface(location);
+        let (net4, net6) = (16 * self.index, self.index);
+        format!(
+            "link add {interface} type veth peer name wan netns {router}\n\
+             addr add {here4}/30 dev {interface}\n\
+             addr add {here6}/64 dev {interface}\n\
+             link set {interface} up\n\
+             route add 198.51.100.{net4}/28 via {router4}\n\
+             route add 2001:db8:{net6:x}::/48 via {router6} dev {interface}\n"
+        )
+    }
+
+    /// `ip` lines for the router, after those for the internet.
+    pub fn router_lines(&self) -> String {
+        let (internet4, internet6) = self.internet_end();
+        let (here4, here6) = self.router_end();
+        let gateway = self.host(0);
+        let public4 = format!("198.51.100.{}/28", 16 * self.index + 1);
+        let private = Ipv4Addr::new(10, 100 + self.index, 0, 1);
+        let mut lines = format!(
+            "addr add {here4}/30 dev wan\n\
+             addr add {here6}/64 dev wan\n\
+             link set wan up\n\
+             link add lan type bridge\n\
+             addr add {private}/24 dev lan\n\
+             addr add {}/64 dev lan\n\
+             link set lan up\n\
+             route add default via {internet4}\n\
+             route add default via {internet6} dev wan\n",
+            gateway.private6
+        );
+        if self.access == Access::Public {
+            lines += &format!("addr add {public4} dev lan\n");
+        }
+        if let Some(public6) = gateway.public6 {
+            lines += &format!("addr add {public6}/64 dev lan\n");
+        }
+        lines
+    }
+
+    /// `ip` lines for the router that plug in a host; `space` is the name of the host's namespace.
+    pub fn plug_lines(&self, host: u8, space: &str) -> String {
+        let port = port(host);
+        format!(
+            "link add {port} type veth peer name eth0 netns {space}\n\
+             link set {port} master lan up\n"
+        )
+    }
+
+    /// `ip` line for the router that unplugs a host; its interface and addresses vanish.
+    pub fn unplug_line(&self, host: u8) -> String {
+        format!("link del {}\n", port(host))
+    }
+
+    /// `ip` lines for the host, after those that plug it in.
+    pub fn host_lines(&self, host: u8) -> String {
+        let addresses = self.host(host);
+        let gateway = self.host(0);
+        let mut lines = format!(
+            "link set eth0 up\n\
+             addr add {}/24 dev eth0\n\
+             addr add {}/64 dev eth0\n",
+            addresses.private, addresses.private6
+        );
+        match (self.access, addresses.public) {
+            // The default route decides which address is the source: the public one.
+            (Access::Public, Some(public)) => {
+                lines += &format!(
+                    "addr add {public}/28 dev eth0\n\
+                     route add default via 198.51.100.{} src {public}\n",
+                    16 * self.index + 1
+                );
+            }
+            _ => lines += &format!("route add default via 10.{}.0.1\n", 100 + u16::from(self.index)),
+        }
+        if let (Some(public6), Some(gateway6)) = (addresses.public6, gateway.public6) {
+            lines += &format!(
+                "addr add {public6}/64 dev eth0\n\
+                 route add default via {gateway6} dev eth0 src {public6}\n"
+            );
+        }
+        lines
+    }
+
+    /// The router's nftables rules.
+    ///
+    /// Bogons are dropped where they would leave for the internet, after address translation, and
+    /// where they arrive from it, before.
+    pub fn router_rules(&self) -> String {
+        let index = u16::from(self.index) + 100;
+        let inbound = if self.access == Access::Masquerade { "drop" } else { "accept" };
+        let translation = match self.access {
+            Access::Public => String::new(),
+            Access::Masquerade => format!(
+                "chain outbound {{ type nat hook postrouting priority srcnat;\n\
+                 oifname wan ip saddr 10.{index}.0.0/24 masquerade\n}}\n"
+            ),
+            // Hosts of one location that use each other's public address need both translations.
+            Access::Elastic => "map private { type ipv4_addr : ipv4_addr; }\n\
+                 map public { type ipv4_addr : ipv4_addr; }\n\
+                 chain inbound { type nat hook prerouting priority dstnat;\n\
+                 dnat ip to ip daddr map @private\n}\n\
+                 chain outbound { type nat hook postrouting priority srcnat;\n\
+                 oifname wan snat ip to ip saddr map @public\n\
+                 oifname lan ct status dnat snat ip to ip saddr map @public\n}\n"
+                .to_owned(),
+        };
+        format!(
+            "table inet router {{\n{PRIVATE_SETS}\
+             {translation}\
+             chain from_internet {{ type filter hook prerouting priority raw;\n\
+             iifname wan ip saddr @private4 counter drop\n\
+             iifname wan ip daddr @private4 counter drop\n\
+             iifname wan ip6 saddr @private6 counter drop\n\
+             iifname wan ip6 daddr @private6 counter drop\n}}\n\
+             chain to_internet {{ type filter hook postrouting priority srcnat + 10;\n\
+             oifname wan ip saddr @private4 counter drop\n\
+             oifname wan ip daddr @private4 counter drop\n\
+             oifname wan ip6 saddr @private6 counter drop\n\
+             oifname wan ip6 daddr @private6 counter drop\n}}\n\
+             chain forward {{ type filter hook forward priority filter; policy drop;\n\
+             ct state established,related accept\n\
+             iifname lan accept\n\
+             iifname wan oifname lan {inbound}\n}}\n\
+             chain input {{ type filter hook input priority filter; policy accept;\n\
+             iifname wan ct state new meta l4proto {{ tcp, udp }} drop\n}}\n\
+             }}\n"
+        )
+    }
+
+    /// nftables script for the router: host number `host` has a public address, or no longer.
+    pub fn elastic_rules(&self, host: u8, add: bool) -> Option<String> {
+        let Addresses { private, public: Some(public), .. } = self.host(host) else { return None };
+        let verb = if add { "add" } else { "delete" };
+        (self.access == Access::Elastic).then(|| {
+            format!(
+                "{verb} element inet router private {{ {public} : {private} }}\n\
+                 {verb} element inet router public {{ {private} : {public} }}\n"
+            )
+        })
+    }
+}
+
+const PRIVATE_SETS: &str = "set private4 { type ipv4_addr; flags interval;\n\
+     elements = { 10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16 } }\n\
+     set private6 { type ipv6_addr; flags interval; elements = { fc00::/7 } }\n";
+
+/// The internet's own rules: what the routers should have dropped goes no further.
+pub fn internet_rules() -> String {
+    format!(
+        "table inet internet {{\n{PRIVATE_SETS}\
+         chain forward {{ type filter hook forward priority filter;\n\
+         ip saddr @private4 counter drop\n\
+         ip daddr @private4 counter drop\n\
+         ip6 saddr @private6 counter drop\n\
+         ip6 daddr @private6 counter drop\n}}\n}}\n"
+    )
+}
+
+/// `ip` lines for the internet and for the host `control`, whose namespace is named `space`.
+pub fn control_lines(space: &str) -> (String, String) {
+    let internet = format!(
+        "link add to-control type veth peer name eth0 netns {space}\n\
+         addr add 192.0.2.1/24 dev to-control\n\
+         link set to-control up\n"
+    );
+    let control = format!("addr add {CONTROL}/24 dev eth0\nlink set eth0 up\nroute add default via 192.0.2.1\n");
+    (internet, control)
+}
+
+/// The internet's end of the link to a location: where captures between locations are made.
+pub fn internet_interface(location: &str) -> String {
+    format!("to-{location}")
+}
+
+fn port(host: u8) -> String {
+    format!("port{host}")
+}
