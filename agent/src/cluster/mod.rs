@@ -4,6 +4,7 @@
 //! merge patch). Nothing here decides anything: objects become records, and records become messages.
 
 mod client;
+mod list;
 mod object;
 mod watch;
 

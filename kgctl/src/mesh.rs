@@ -1,0 +1,156 @@
+//! The mesh as the cluster describes it at this moment.
+
+use std::time::Duration;
+
+use agent::cluster::{NodeRecord, PeerRecord};
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+use topology::{Granularity, Input, Membership, Node, Peer, Topology, Warning, annotations, peer};
+
+/// How old a check-in may be: two of upstream's periods.
+const CHECK_IN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the mesh is if no leader says otherwise.
+const DEFAULT_SUBNET: &str = "10.4.0.0/16";
+
+/// The mesh and what was wrong with the objects that describe it.
+pub struct Mesh {
+    /// The mesh.
+    pub topology: Topology,
+    /// Objects and fields that were left out.
+    pub warnings: Vec<Warning>,
+}
+
+/// How the objects are to be read.
+pub struct Options<'a> {
+    /// The label that names a location.
+    pub topology_label: &'a str,
+    /// `None`: what the nodes say.
+    pub granularity: Option<Granularity>,
+    /// The local clock, Unix seconds.
+    pub now: i64,
+}
+
+impl Mesh {
+    /// The mesh that `nodes` and `peers` describe.
+    pub fn new(nodes: &[NodeRecord], peers: &[PeerRecord], options: &Options<'_>) -> anyhow::Result<Self> {
+        let mut warnings = Vec::new();
+        let nodes = ready_nodes(nodes, options, &mut warnings);
+        if nodes.is_empty() {
+            bail!(
+                "no node of the cluster is part of a mesh: none has checked in within the last {} s",
+                CHECK_IN_TIMEOUT.as_secs()
+            );
+        }
+        let peers = valid_peers(peers, &mut warnings);
+        let announced = || nodes.iter().find_map(|node| node.granularity);
+        let granularity = options.granularity.or_else(announced);
+        let granularity =
+            granularity.context("no node announces its granularity: pass --mesh-granularity=location or full")?;
+        let subnets = kilo_subnets(&nodes)?;
+        let input =
+            Input { nodes: nodes.iter().collect(), peers: peers.iter().collect(), granularity, subnets: &subnets };
+        let topology = Topology::build(&input)?;
+        warnings.extend(topology.warnings.iter().cloned());
+        Ok(Self { topology, warnings })
+    }
+}
+
+fn ready_nodes(records: &[NodeRecord], options: &Options<'_>, warnings: &mut Vec<Warning>) -> Vec<Node> {
+    let mut membership = Membership::new(CHECK_IN_TIMEOUT);
+    let mut nodes = Vec::new();
+    for record in records {
+        let (node, found) = annotations::decode(&record.as_object(), options.topology_label);
+        warnings.extend(found);
+        membership.observe(&node.name, node.last_seen, Duration::ZERO, options.now);
+        nodes.push(node);
+    }
+    nodes.retain(|node| node.missing().is_empty() && membership.is_alive(&node.name));
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    nodes
+}
+
+fn valid_peers(records: &[PeerRecord], warnings: &mut Vec<Warning>) -> Vec<Peer> {
+    let decoded = records.iter().filter_map(|record| match peer::decode(&record.name, &record.spec) {
+        Ok(peer) => Some(peer),
+        Err(why) => {
+            warnings.push(Warning::peer(&record.name, "spec", format!("the peer is left out: {why}")));
+            None
+        }
+    });
+    decoded.collect()
+}
+
+/// The Kilo subnets, which only the agents' flags name: read back from what a leader announces.
+fn kilo_subnets(nodes: &[Node]) -> anyhow::Result<Vec<IpNet>> {
+    let announced = nodes.iter().find(|node| !node.wireguard_ips.is_empty());
+    match announced {
+        Some(leader) => Ok(leader.wireguard_ips.iter().map(IpNet::trunc).collect()),
+        None => Ok(vec![DEFAULT_SUBNET.parse()?]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const NOW: i64 = 1_700_000_000;
+
+    fn node(name: &str, n: u8, last_seen: i64) -> NodeRecord {
+        let key = topology::PublicKey::new([n; 32]).unwrap().to_string();
+        let annotations = [
+            (annotations::KEY, key),
+            (annotations::ENDPOINT, format!("203.0.113.{n}:51820")),
+            (annotations::INTERNAL_IP, format!("10.1.0.{n}/24")),
+            (annotations::LAST_SEEN, last_seen.to_string()),
+            (annotations::LOCATION, name.to_owned()),
+            (annotations::WIREGUARD_IP, format!("10.9.0.{n}/24")),
+            (annotations::GRANULARITY, "location".to_owned()),
+        ];
+        NodeRecord {
+            name: name.to_owned(),
+            annotations: annotations.map(|(key, value)| (key.to_owned(), value)).into(),
+            pod_cidrs: vec![format!("10.42.{n}.0/24")],
+            labels: BTreeMap::new(),
+            created: 0,
+        }
+    }
+
+    fn mesh(nodes: &[NodeRecord], peers: &[PeerRecord]) -> anyhow::Result<Mesh> {
+        Mesh::new(nodes, peers, &Options { topology_label: "region", granularity: None, now: NOW })
+    }
+
+    #[test]
+    fn the_subnet_is_read_from_a_leader_and_the_dead_are_left_out() {
+        let mesh = mesh(&[node("b", 2, NOW), node("a", 1, NOW - 5), node("dead", 3, NOW - 500)], &[]).unwrap();
+        assert_eq!(mesh.topology.subnets, ["10.9.0.0/24".parse().unwrap()]);
+        let names: Vec<_> = mesh.topology.segments.iter().map(|segment| segment.name.to_string()).collect();
+        assert_eq!(names, ["location:a", "location:b"]);
+    }
+
+    #[test]
+    fn a_broken_peer_is_reported_and_costs_nothing_else() {
+        let broken = PeerRecord { name: "broken".to_owned(), spec: "text".into() };
+        let mesh = mesh(&[node("a", 1, NOW)], &[broken]).unwrap();
+        assert_eq!(mesh.topology.segments.len(), 1);
+        assert!(
+            mesh.warnings[0].to_string().starts_with("peer/broken: spec: the peer is left out: "),
+            "{}",
+            mesh.warnings[0]
+        );
+    }
+
+    #[test]
+    fn without_nodes_or_granularity_it_says_what_to_do() {
+        assert!(mesh(&[node("a", 1, NOW - 500), node("b", 2, 0)], &[]).is_ok(), "the newest check-in is the measure");
+        let mut silent = node("a", 1, NOW);
+        silent.annotations.remove(annotations::GRANULARITY);
+        for (nodes, expected) in
+            [(vec![], "no node of the cluster"), (vec![silent], "no node announces its granularity")]
+        {
+            let error = mesh(&nodes, &[]).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}
