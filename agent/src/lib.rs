@@ -7,3 +7,4 @@ pub mod cluster;
 pub mod duration;
 pub mod flags;
 pub mod logging;
+pub mod state;

@@ -1,0 +1,306 @@
+//! What is known of the cluster: objects decoded, nodes judged alive or not, complaints told once.
+//!
+//! No I/O and no clock: messages and times come in, and what they change comes out. A message that
+//! changes nothing for the mesh, such as another node's check-in, says so, because there is one of
+//! those per node and period and each recomputation costs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use topology::{Membership, Node, NodeName, Peer, PeerName, Warning, annotations, peer};
+
+use crate::cluster::{Change, Event, NodeRecord, PeerRecord};
+
+/// When a message arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// Monotonic, counted from any fixed moment.
+    pub now: Duration,
+    /// The local clock, Unix seconds.
+    pub wall: i64,
+}
+
+/// What the operator should read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A part of an object was left out.
+    Object(Warning),
+    /// Objects of this kind cannot be read now.
+    Unreadable {
+        /// `nodes` or `peers`.
+        resource: &'static str,
+        /// Why.
+        error: String,
+    },
+    /// Objects of this kind can be read again.
+    Readable {
+        /// `nodes` or `peers`.
+        resource: &'static str,
+    },
+}
+
+/// What a message changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The mesh has to be computed again.
+    pub mesh: bool,
+    /// The own Node's annotations are not what they were.
+    pub own: bool,
+    /// News for the operator.
+    pub notices: Vec<Notice>,
+}
+
+/// Warnings by object: only what is new is news.
+#[derive(Clone, Debug, Default)]
+struct Complaints(BTreeMap<String, Vec<Warning>>);
+
+impl Complaints {
+    fn replace(&mut self, object: String, warnings: Vec<Warning>) -> Vec<Notice> {
+        let known = self.0.remove(&object).unwrap_or_default();
+        let news = warnings.iter().filter(|warning| !known.contains(warning)).cloned().map(Notice::Object).collect();
+        if !warnings.is_empty() {
+            self.0.insert(object, warnings);
+        }
+        news
+    }
+}
+
+/// The own Node.
+#[derive(Clone, Debug, Default)]
+struct Own {
+    /// What people and the control plane say of it; nothing that the agent wrote.
+    node: Node,
+    /// The annotations it has.
+    annotations: BTreeMap<String, String>,
+}
+
+/// The cluster as it is known.
+#[derive(Clone, Debug)]
+pub struct State {
+    name: NodeName,
+    topology_label: String,
+    own: Option<Own>,
+    /// The last check-in that was written.
+    checked_in: Option<i64>,
+    others: BTreeMap<NodeName, Node>,
+    membership: Membership,
+    alive: BTreeSet<NodeName>,
+    peers: BTreeMap<PeerName, Peer>,
+    complaints: Complaints,
+    unreadable: BTreeMap<&'static str, String>,
+    listed: BTreeSet<&'static str>,
+}
+
+impl State {
+    /// Nothing is known yet of the cluster that the node called `name` is in. Others may be silent
+    /// for `silence_limit`.
+    pub fn new(name: NodeName, topology_label: String, silence_limit: Duration) -> Self {
+        Self {
+            name,
+            topology_label,
+            own: None,
+            checked_in: None,
+            others: BTreeMap::new(),
+            membership: Membership::new(silence_limit),
+            alive: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            complaints: Complaints::default(),
+            unreadable: BTreeMap::new(),
+            listed: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in what the watch says.
+    pub fn handle(&mut self, event: Event, at: Time) -> Outcome {
+        let mut outcome = Outcome::default();
+        match event {
+            Event::Node(change) => {
+                self.readable("nodes", &mut outcome);
+                self.change_nodes(change, at, &mut outcome);
+            }
+            Event::Peer(change) => {
+                self.readable("peers", &mut outcome);
+                self.change_peers(change, &mut outcome);
+            }
+            Event::Unreadable { resource, error } => self.unreadable(resource, error, &mut outcome),
+        }
+        outcome
+    }
+
+    /// Whether enough was read to compute a mesh: all Nodes, and all Peers or the news that there are
+    /// none to be had. Before, what an earlier run left on the host stays as it is.
+    pub fn is_complete(&self) -> bool {
+        self.listed.contains("nodes") && (self.listed.contains("peers") || self.unreadable.contains_key("peers"))
+    }
+
+    /// The own Node without what the agent itself wrote; `None` while the API has none.
+    pub fn own(&self) -> Option<&Node> {
+        self.own.as_ref().map(|own| &own.node)
+    }
+
+    /// The own Node's annotations.
+    pub fn own_annotations(&self) -> Option<&BTreeMap<String, String>> {
+        self.own.as_ref().map(|own| &own.annotations)
+    }
+
+    /// The own Node's annotations are these now: the answer to a write.
+    pub fn wrote(&mut self, annotations: BTreeMap<String, String>) {
+        if let Some(own) = &mut self.own {
+            own.annotations = annotations;
+        }
+    }
+
+    /// A check-in with this time is about to be written; its return through the watch is the proof
+    /// that the watch works.
+    pub fn checking_in(&mut self, last_seen: i64) {
+        self.checked_in = Some(last_seen);
+    }
+
+    /// The other nodes that are part of the mesh.
+    pub fn others(&self) -> impl Iterator<Item = &Node> {
+        self.others.values().filter(|node| self.alive.contains(&node.name) && node.missing().is_empty())
+    }
+
+    /// The other nodes that are not, with the reason.
+    pub fn left_out(&self) -> BTreeMap<NodeName, String> {
+        let reason = |node: &Node| match node.missing() {
+            missing if !missing.is_empty() => Some(format!("has no {}", missing.join(", "))),
+            _ if !self.alive.contains(&node.name) => Some("does not check in".to_owned()),
+            _ => None,
+        };
+        self.others.values().filter_map(|node| Some((node.name.clone(), reason(node)?))).collect()
+    }
+
+    /// The valid peers.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
+    }
+
+    fn readable(&mut self, resource: &'static str, outcome: &mut Outcome) {
+        if self.unreadable.remove(resource).is_some() {
+            outcome.notices.push(Notice::Readable { resource });
+        }
+    }
+
+    fn unreadable(&mut self, resource: &'static str, error: String, outcome: &mut Outcome) {
+        let known = self.unreadable.insert(resource, error.clone());
+        outcome.mesh = known.is_none() && !self.listed.contains(resource);
+        if known.as_ref() != Some(&error) {
+            outcome.notices.push(Notice::Unreadable { resource, error });
+        }
+    }
+
+    fn change_nodes(&mut self, change: Change<NodeRecord>, at: Time, outcome: &mut Outcome) {
+        match change {
+            Change::Apply(record) => self.apply_node(record, at, outcome),
+            Change::Delete(name) => self.delete_node(&name.into(), outcome),
+            Change::Reset(records) => {
+                outcome.mesh |= self.listed.insert("nodes");
+                let present: BTreeSet<NodeName> = records.iter().map(|record| record.name.as_str().into()).collect();
+                let own = self.own.is_some().then(|| self.name.clone());
+                let gone: Vec<NodeName> =
+                    self.others.keys().cloned().chain(own).filter(|name| !present.contains(name)).collect();
+                gone.iter().for_each(|name| self.delete_node(name, outcome));
+                records.into_iter().for_each(|record| self.apply_node(record, at, outcome));
+            }
+        }
+    }
+
+    fn apply_node(&mut self, record: NodeRecord, at: Time, outcome: &mut Outcome) {
+        if record.name == self.name.as_str() {
+            return self.apply_own(record, at, outcome);
+        }
+        let (mut node, warnings) = annotations::decode(&record.as_object(), &self.topology_label);
+        outcome.notices.extend(self.complaints.replace(format!("node/{}", node.name), warnings));
+        self.membership.observe(&node.name, node.last_seen, at.now, at.wall);
+        outcome.mesh |= self.judge(&node.name);
+        // What changes at every check-in, or is for display only, makes no other mesh.
+        node.last_seen = 0;
+        node.wireguard_ips.clear();
+        if self.others.get(&node.name) != Some(&node) {
+            outcome.mesh = true;
+            self.others.insert(node.name.clone(), node);
+        }
+    }
+
+    /// The own Node: the agent needs what others say of it, and must not mistake its own words,
+    /// perhaps of an earlier run, for theirs.
+    fn apply_own(&mut self, mut record: NodeRecord, at: Time, outcome: &mut Outcome) {
+        let present = record.annotations.clone();
+        record.annotations.retain(|key, _| !annotations::OWNED.contains(&key.as_str()));
+        let (node, warnings) = annotations::decode(&record.as_object(), &self.topology_label);
+        outcome.notices.extend(self.complaints.replace(format!("node/{}", node.name), warnings));
+        let known = self.own.as_ref();
+        outcome.mesh |= known.is_none_or(|own| own.node != node);
+        outcome.own |= known.is_none_or(|own| own.annotations != present);
+        let checked_in = present.get(annotations::LAST_SEEN).and_then(|text| text.parse::<i64>().ok());
+        if checked_in.is_some() && checked_in == self.checked_in {
+            self.checked_in = None;
+            self.membership.echo(at.now);
+            outcome.mesh |= self.judge_all();
+        }
+        self.own = Some(Own { node, annotations: present });
+    }
+
+    fn delete_node(&mut self, name: &NodeName, outcome: &mut Outcome) {
+        self.complaints.replace(format!("node/{name}"), Vec::new());
+        if *name == self.name {
+            outcome.own |= self.own.take().is_some();
+            outcome.mesh = true;
+            return;
+        }
+        self.membership.forget(name);
+        self.alive.remove(name);
+        outcome.mesh |= self.others.remove(name).is_some();
+    }
+
+    /// Judges again whether `name` is alive; returns whether that changed.
+    fn judge(&mut self, name: &NodeName) -> bool {
+        if self.membership.is_alive(name) { self.alive.insert(name.clone()) } else { self.alive.remove(name) }
+    }
+
+    fn judge_all(&mut self) -> bool {
+        let names: Vec<NodeName> = self.others.keys().cloned().collect();
+        names.iter().fold(false, |changed, name| self.judge(name) | changed)
+    }
+
+    fn change_peers(&mut self, change: Change<PeerRecord>, outcome: &mut Outcome) {
+        match change {
+            Change::Apply(record) => self.apply_peer(&record, outcome),
+            Change::Delete(name) => self.delete_peer(&name.into(), outcome),
+            Change::Reset(records) => {
+                outcome.mesh |= self.listed.insert("peers");
+                let present: BTreeSet<PeerName> = records.iter().map(|record| record.name.as_str().into()).collect();
+                let gone: Vec<PeerName> = self.peers.keys().filter(|name| !present.contains(name)).cloned().collect();
+                gone.iter().for_each(|name| self.delete_peer(name, outcome));
+                records.iter().for_each(|record| self.apply_peer(record, outcome));
+            }
+        }
+    }
+
+    fn apply_peer(&mut self, record: &PeerRecord, outcome: &mut Outcome) {
+        let object = format!("peer/{}", record.name);
+        match peer::decode(&record.name, &record.spec) {
+            Ok(peer) => {
+                self.complaints.replace(object, Vec::new());
+                outcome.mesh |= self.peers.get(&peer.name) != Some(&peer);
+                self.peers.insert(peer.name.clone(), peer);
+            }
+            Err(error) => {
+                let warning = Warning::peer(&record.name, "spec", format!("the peer is left out: {error}"));
+                outcome.notices.extend(self.complaints.replace(object, vec![warning]));
+                outcome.mesh |= self.peers.remove(&record.name.as_str().into()).is_some();
+            }
+        }
+    }
+
+    fn delete_peer(&mut self, name: &PeerName, outcome: &mut Outcome) {
+        self.complaints.replace(format!("peer/{name}"), Vec::new());
+        outcome.mesh |= self.peers.remove(name).is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests;

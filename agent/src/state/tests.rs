@@ -1,0 +1,160 @@
+//! The state is fed messages as the watch would send them.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const START: i64 = 1_700_000_000;
+
+fn state() -> State {
+    State::new("me".into(), "region".to_owned(), Duration::from_secs(60))
+}
+
+fn at(seconds: u64) -> Time {
+    Time { now: Duration::from_secs(seconds), wall: START + i64::try_from(seconds).unwrap() }
+}
+
+fn node(name: &str, last_seen: i64) -> NodeRecord {
+    let annotations = [
+        (annotations::KEY, KEY.to_owned()),
+        (annotations::ENDPOINT, "192.0.2.1:51820".to_owned()),
+        (annotations::LAST_SEEN, last_seen.to_string()),
+    ];
+    NodeRecord {
+        name: name.to_owned(),
+        annotations: annotations.map(|(key, value)| (key.to_owned(), value)).into(),
+        pod_cidrs: vec!["10.42.0.0/24".to_owned()],
+        ..NodeRecord::default()
+    }
+}
+
+fn peer(name: &str, spec: Value) -> PeerRecord {
+    PeerRecord { name: name.to_owned(), spec }
+}
+
+fn apply(state: &mut State, record: NodeRecord, seconds: u64) -> Outcome {
+    state.handle(Event::Node(Change::Apply(record)), at(seconds))
+}
+
+fn check_in(state: &mut State, seconds: u64) -> Outcome {
+    let last_seen = at(seconds).wall;
+    state.checking_in(last_seen);
+    apply(state, node("me", last_seen), seconds)
+}
+
+fn others(state: &State) -> Vec<String> {
+    state.others().map(|node| node.name.to_string()).collect()
+}
+
+#[test]
+fn another_nodes_check_in_changes_nothing() {
+    let mut state = state();
+    assert!(apply(&mut state, node("a", START), 0).mesh);
+    assert_eq!(apply(&mut state, node("a", START + 30), 30), Outcome::default());
+    let mut leader = node("a", START + 60);
+    leader.annotations.insert(annotations::WIREGUARD_IP.to_owned(), "10.4.0.1/16".to_owned());
+    assert_eq!(apply(&mut state, leader.clone(), 60), Outcome::default());
+    leader.annotations.insert(annotations::LOCATION.to_owned(), "moon".to_owned());
+    assert!(apply(&mut state, leader, 61).mesh);
+}
+
+#[test]
+fn the_own_check_in_is_no_news_for_the_mesh_either() {
+    let mut state = state();
+    assert!(check_in(&mut state, 0).mesh);
+    assert_eq!(check_in(&mut state, 30), Outcome { own: true, ..Outcome::default() });
+    assert_eq!(apply(&mut state, node("me", START + 30), 31), Outcome::default());
+}
+
+#[test]
+fn what_the_agent_wrote_is_not_taken_for_what_people_say() {
+    let mut state = state();
+    let mut record = node("me", START);
+    apply(&mut state, record.clone(), 0);
+    assert_eq!(state.own().unwrap().endpoint, None);
+    record.annotations.insert(annotations::FORCE_ENDPOINT.to_owned(), "192.0.2.9:1".to_owned());
+    assert!(apply(&mut state, record, 0).mesh);
+    assert_eq!(state.own().unwrap().endpoint, Some("192.0.2.9:1".parse().unwrap()));
+}
+
+#[test]
+fn a_silent_node_is_left_out_only_when_our_own_check_ins_return() {
+    let mut state = state();
+    check_in(&mut state, 0);
+    apply(&mut state, node("a", START), 0);
+    assert_eq!(others(&state), ["a"]);
+    // An outage: nothing comes back for a long time, then we alone are heard.
+    assert!(!check_in(&mut state, 600).mesh);
+    assert_eq!(others(&state), ["a"], "it has its time to come back");
+    for seconds in [630, 659] {
+        assert!(!check_in(&mut state, seconds).mesh);
+    }
+    assert!(check_in(&mut state, 661).mesh);
+    assert_eq!(others(&state), Vec::<String>::new());
+    assert_eq!(state.left_out(), BTreeMap::from([("a".into(), "does not check in".to_owned())]));
+    assert!(apply(&mut state, node("a", START + 670), 670).mesh);
+    assert_eq!(others(&state), ["a"]);
+}
+
+#[test]
+fn an_incomplete_node_is_left_out_with_the_reason() {
+    let mut state = state();
+    let mut record = node("a", START);
+    record.annotations.insert(annotations::KEY.to_owned(), "garbage".to_owned());
+    let outcome = apply(&mut state, record.clone(), 0);
+    assert!(matches!(&outcome.notices[..], [Notice::Object(warning)] if warning.object == "node/a"));
+    assert_eq!(apply(&mut state, record, 1).notices, [], "told once");
+    assert_eq!(others(&state), Vec::<String>::new());
+    assert_eq!(state.left_out()[&NodeName::from("a")], "has no kilo.squat.ai/key");
+}
+
+#[test]
+fn a_new_list_replaces_what_was_known() {
+    let mut state = state();
+    for name in ["me", "a", "b"] {
+        apply(&mut state, node(name, START), 0);
+    }
+    let outcome = state.handle(Event::Node(Change::Reset(vec![node("b", START), node("c", START)])), at(1));
+    assert!(outcome.mesh && outcome.own);
+    assert_eq!(others(&state), ["b", "c"]);
+    assert!(state.own().is_none());
+}
+
+#[test]
+fn a_peer_of_wrong_types_costs_only_itself() {
+    let mut state = state();
+    let good = json!({"publicKey": KEY, "allowedIPs": ["10.5.0.1/32"]});
+    let outcome = state.handle(
+        Event::Peer(Change::Reset(vec![
+            peer("good", good.clone()),
+            peer("number", json!({"publicKey": 5, "allowedIPs": ["10.5.0.2/32"]})),
+            peer("text", json!("spec")),
+            peer("nothing", Value::Null),
+        ])),
+        at(0),
+    );
+    assert!(outcome.mesh);
+    assert_eq!(state.peers().map(|peer| peer.name.to_string()).collect::<Vec<_>>(), ["good"]);
+    assert_eq!(outcome.notices.len(), 3);
+    assert_eq!(state.handle(Event::Peer(Change::Apply(peer("good", good))), at(1)), Outcome::default());
+    let broken = state.handle(Event::Peer(Change::Apply(peer("good", json!({"publicKey": KEY})))), at(2));
+    assert!(broken.mesh, "a peer that became invalid is no peer any more");
+    assert_eq!(state.peers().count(), 0);
+}
+
+#[test]
+fn nothing_is_computed_before_everything_was_read_or_failed_to_be() {
+    let unreadable = |error: &str| Event::Unreadable { resource: "peers", error: error.to_owned() };
+    let mut state = state();
+    state.handle(Event::Node(Change::Reset(vec![])), at(0));
+    assert!(!state.is_complete());
+    let first = state.handle(unreadable("no CRD"), at(0));
+    assert!(state.is_complete() && first.mesh && first.notices.len() == 1);
+    assert_eq!(state.handle(unreadable("no CRD"), at(1)), Outcome::default(), "told once");
+    let back = state.handle(Event::Peer(Change::Reset(vec![])), at(2));
+    assert_eq!(back.notices, [Notice::Readable { resource: "peers" }]);
+    assert!(state.is_complete());
+    let lost = state.handle(unreadable("away"), at(3));
+    assert!(!lost.mesh && lost.notices.len() == 1);
+}
