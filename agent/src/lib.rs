@@ -2,9 +2,15 @@
 //! this host what differs.
 #![deny(unsafe_code)]
 
+pub mod announce;
 pub mod backoff;
 pub mod cluster;
+pub mod device;
 pub mod duration;
 pub mod flags;
+pub mod http;
 pub mod logging;
+pub mod metrics;
+pub mod nat;
+pub mod resolver;
 pub mod state;
