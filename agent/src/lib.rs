@@ -3,14 +3,20 @@
 #![deny(unsafe_code)]
 
 pub mod announce;
+pub mod apply;
 pub mod backoff;
 pub mod cluster;
+pub mod debounce;
 pub mod device;
 pub mod duration;
 pub mod flags;
+pub mod host;
 pub mod http;
 pub mod logging;
+pub mod mesh;
 pub mod metrics;
 pub mod nat;
 pub mod resolver;
 pub mod state;
+pub mod told;
+pub mod writer;

@@ -1,0 +1,73 @@
+//! The host behind a trait: what the mesh needs of an operating system, one desired state at a time.
+//!
+//! Each `set_…` reads what is there, makes the difference, and reports each part that failed by
+//! itself; asking twice for the same is cheap and changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use topology::{Firewall, InterfaceName, Route, Rule};
+
+/// One thing that could not be done; the rest was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What was being done, as it is counted: `routes`, `firewall`, …
+    pub doing: &'static str,
+    /// What went wrong, naming the route, rule or file.
+    pub error: String,
+}
+
+impl Failure {
+    /// `error` happened while `doing`.
+    pub fn new(doing: &'static str, error: impl ToString) -> Self {
+        Self { doing, error: error.to_string() }
+    }
+}
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+}
+
+/// What the host is like now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Addresses that the hostname resolves to.
+    pub hostname: Vec<IpAddr>,
+    /// The interface of the default route.
+    pub default_interface: Option<InterfaceName>,
+    /// All interfaces.
+    pub interfaces: BTreeMap<InterfaceName, Interface>,
+}
+
+/// A host that can be told what it should be like.
+pub trait Host {
+    /// What it is like now.
+    fn facts(&mut self) -> impl Future<Output = Result<Facts, Failure>>;
+
+    /// Brings the WireGuard interface up or down, with an MTU in bytes.
+    fn set_link(&mut self, up: bool, mtu: u16) -> impl Future<Output = Vec<Failure>>;
+
+    /// Gives the WireGuard interface exactly these addresses.
+    fn set_addresses(&mut self, wanted: &BTreeSet<IpNet>) -> impl Future<Output = Vec<Failure>>;
+
+    /// Makes these all of our routes.
+    fn set_routes(&mut self, wanted: &BTreeSet<Route>) -> impl Future<Output = Vec<Failure>>;
+
+    /// Makes these all of our rules.
+    fn set_rules(&mut self, wanted: &BTreeSet<Rule>) -> impl Future<Output = Vec<Failure>>;
+
+    /// Makes this our firewall table; `None` removes it.
+    fn set_firewall(&mut self, wanted: Option<&Firewall>) -> impl Future<Output = Vec<Failure>>;
+
+    /// Keeps these ranges in the CNI configuration.
+    fn set_pod_ranges(&mut self, pod_cidrs: &[IpNet]) -> impl Future<Output = Vec<Failure>>;
+}

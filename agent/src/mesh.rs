@@ -1,0 +1,393 @@
+//! The agent's one event loop. It owns all state; everything else sends it messages.
+//!
+//! Whatever happens only marks the mesh as to be looked at. A reconciliation then computes topology
+//! and plan from what is known and applies the difference, so that a missed event costs at most one
+//! resync period, and a failed step is tried again without being remembered.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ipnet::IpNet;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use topology::{
+    Endpoint, Input, Local, Node, NodeName, Plan, PublicKey, Topology, Warning, annotations,
+    discovery::{Addresses, Candidates, choose},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    announce::{self, Findings, Identity},
+    apply::Applier,
+    cluster::Event,
+    debounce::Debounce,
+    flags::{Mtu, Options},
+    host::{Facts, Failure, Host},
+    metrics::Metrics,
+    nat,
+    resolver::Resolver,
+    state::{Notice, State, Time},
+    told::Told,
+    writer::{Progress, Writer},
+};
+
+/// What the packets of a tunnel cost at most: IPv6, UDP and WireGuard headers (upstream's figure).
+const TUNNEL_OVERHEAD: u32 = 80;
+
+/// The MTU where the host has no default route to derive one from.
+const DEFAULT_MTU: u16 = 1420;
+
+/// Less than this, IPv6 does not work inside the tunnel (RFC 8200, section 5).
+const SMALLEST_MTU: u16 = 1280;
+
+/// The bridge of kube-router and of Kilo's own CNI configuration: its address is the pods' gateway.
+const POD_BRIDGE: &str = "kube-bridge";
+
+/// How long undoing everything may take at a clean stop.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(15);
+
+/// What the loop listens to, and where it shows what it computed.
+pub struct Channels {
+    /// Messages from the watches.
+    pub events: mpsc::Receiver<Event>,
+    /// Something changed on the host.
+    pub host_changes: mpsc::Receiver<()>,
+    /// Where others read the newest topology.
+    pub topology: watch::Sender<Option<Arc<Topology>>>,
+}
+
+/// Why the loop ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum LoopError {
+    /// A source of messages is gone, so the loop would be deaf.
+    #[error("{0} ended unexpectedly")]
+    Deaf(&'static str),
+}
+
+/// The agent of one node.
+pub struct Mesh<H> {
+    options: Options,
+    name: NodeName,
+    identity: Identity,
+    applier: Applier<H>,
+    resolver: Resolver,
+    writer: Writer,
+    metrics: Arc<Metrics>,
+    start: Instant,
+    state: State,
+    debounce: Debounce,
+    /// What was found last; empty before the first reconciliation.
+    addresses: Addresses,
+    findings: Findings,
+    /// Time of the last check-in, Unix seconds.
+    last_seen: i64,
+    /// Whether the host was looked at, so that there is something to announce.
+    has_reconciled: bool,
+    told: Told,
+}
+
+impl<H: Host> Mesh<H> {
+    /// The agent of the node called `name`.
+    pub fn new(
+        options: Options,
+        name: NodeName,
+        identity: Identity,
+        applier: Applier<H>,
+        resolver: Resolver,
+        writer: Writer,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let state = State::new(name.clone(), options.topology_label.clone(), options.silence_limit);
+        Self {
+            options,
+            name,
+            identity,
+            applier,
+            resolver,
+            writer,
+            metrics,
+            start: Instant::now(),
+            state,
+            debounce: Debounce::default(),
+            addresses: Addresses::default(),
+            findings: Findings::default(),
+            last_seen: wall_clock(),
+            has_reconciled: false,
+            told: Told::default(),
+        }
+    }
+
+    /// Runs until `stop` is cancelled, then undoes everything if it is to.
+    pub async fn run(mut self, mut channels: Channels, stop: CancellationToken) -> Result<(), LoopError> {
+        let mut resync = interval(self.options.resync_period);
+        let mut check_in = interval(self.options.check_in_period);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        check_in.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = channels.events.recv() => {
+                    let event = event.ok_or(LoopError::Deaf("the watch of the cluster"))?;
+                    self.on_event(event);
+                }
+                change = channels.host_changes.recv() => {
+                    change.ok_or(LoopError::Deaf("the watch of the host's network"))?;
+                    self.debounce.note(Instant::now());
+                }
+                () = self.resolver.changed() => self.debounce.note(Instant::now()),
+                progress = self.writer.progress() => self.on_progress(progress),
+                _ = resync.tick() => self.debounce.note(Instant::now()),
+                _ = check_in.tick() => self.check_in(),
+                () = due(self.debounce) => {
+                    self.debounce.clear();
+                    self.reconcile(&channels.topology).await;
+                }
+            }
+        }
+        if self.options.clean_up {
+            self.clean_up().await;
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) {
+        if let Event::Unreadable { .. } = event {
+            self.metrics.failed("watch");
+        }
+        let at = Time { now: self.start.elapsed(), wall: wall_clock() };
+        let outcome = self.state.handle(event, at);
+        outcome.notices.into_iter().for_each(tell_notice);
+        if outcome.mesh {
+            self.debounce.note(Instant::now());
+        }
+        if outcome.own {
+            self.write_annotations();
+        }
+    }
+
+    fn on_progress(&mut self, progress: Progress) {
+        match progress {
+            Progress::Written(annotations) => self.state.wrote(annotations),
+            Progress::Failed(error) => {
+                self.metrics.failed("patch");
+                warn!(node = %self.name, %error, "cannot write the own Node's annotations; trying again");
+            }
+            Progress::Ready => {}
+        }
+        self.write_annotations();
+    }
+
+    fn check_in(&mut self) {
+        self.last_seen = wall_clock();
+        self.write_annotations();
+    }
+
+    /// Sends what differs between the own Node's annotations and what they should be.
+    fn write_annotations(&mut self) {
+        let (Some(own), Some(present)) = (self.state.own(), self.state.own_annotations()) else { return };
+        if !self.has_reconciled || !self.writer.is_idle() {
+            return;
+        }
+        let says = announce::announce(own, &self.addresses, &self.identity, &self.findings, self.last_seen);
+        if let Some(patch) = annotations::merge_patch(present, &says.annotations()) {
+            self.state.checking_in(self.last_seen);
+            self.writer.write(patch);
+        }
+    }
+
+    async fn reconcile(&mut self, latest: &watch::Sender<Option<Arc<Topology>>>) {
+        if !self.state.is_complete() {
+            return;
+        }
+        self.metrics.reconciling();
+        let facts = match self.applier.host().facts().await {
+            Ok(facts) => facts,
+            Err(failure) => return self.tell_failures([failure]),
+        };
+        let Some(own) = self.state.own().cloned() else {
+            return self.told.idle("the own Node is not in the cluster");
+        };
+        self.addresses = announce::addresses_or_last(choose(&self.candidates(&facts, &own)), &self.addresses);
+        if let Some(topology) = self.topology(&own) {
+            self.play_part_in(&topology, &facts).await;
+            latest.send_replace(Some(Arc::new(topology)));
+        }
+        if self.options.cni_path.is_some() && !own.pod_cidrs.is_empty() {
+            let failures = self.applier.host().set_pod_ranges(&own.pod_cidrs).await;
+            self.tell_failures(failures);
+        }
+        self.has_reconciled = true;
+        self.write_annotations();
+    }
+
+    fn candidates(&self, facts: &Facts, own: &Node) -> Candidates {
+        let addresses = facts.interfaces.iter().map(|(name, interface)| (name.clone(), interface.addresses.clone()));
+        Candidates {
+            hostname: facts.hostname.clone(),
+            default_interface: facts.default_interface.clone(),
+            interfaces: announce::without_pod_addresses(&addresses.collect(), &own.pod_cidrs),
+            ignored: [self.options.interface.clone(), POD_BRIDGE.into()].into(),
+            internal_cidrs: self.options.internal_cidrs.clone(),
+        }
+    }
+
+    /// The mesh as it is known now; `None` where there can be none, and what was applied stays.
+    fn topology(&mut self, own: &Node) -> Option<Topology> {
+        let says = announce::announce(own, &self.addresses, &self.identity, &self.findings, self.last_seen);
+        let own = announce::announced(own, &says);
+        self.told.left_out(self.state.left_out());
+        if let missing @ [_, ..] = &own.missing()[..] {
+            self.told.idle(&format!("the own Node has no {}", missing.join(", ")));
+            return None;
+        }
+        let input = Input {
+            nodes: self.state.others().chain([&own]).collect(),
+            peers: self.state.peers().collect(),
+            granularity: self.identity.granularity,
+            subnets: &self.options.subnets,
+        };
+        match Topology::build(&input) {
+            Ok(topology) => Some(topology),
+            Err(error) => {
+                self.metrics.failed("topology");
+                self.told.idle(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Plans this node's part in `topology` and applies it.
+    async fn play_part_in(&mut self, topology: &Topology, facts: &Facts) {
+        let behind_nat = nat::behind_nat(topology);
+        let discovered = nat::endpoints(&behind_nat, &self.applier.statistics(), SystemTime::now());
+        let prefer_v4 = self.addresses.external_ip.is_none_or(|ip| ip.is_ipv4());
+        self.resolver.want(names(topology), prefer_v4);
+        self.metrics.mesh(topology.segments.iter().map(|segment| segment.members.len()).sum(), topology.peers.len());
+        let plan = match Plan::new(topology, &self.local(facts, &discovered, &self.resolver.answers())) {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.told.warnings(topology.warnings.iter());
+                return self.told.idle(&error.to_string());
+            }
+        };
+        self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
+        let mtu = tunnel_mtu(self.options.mtu, facts, &self.addresses.internal_ips);
+        let failures = self.applier.apply(&plan, mtu, facts).await;
+        self.tell_failures(failures);
+        self.metrics.leads(plan.leader);
+        self.told.part(plan.leader, topology.segment_of(&self.name));
+        let wireguard_ips: Vec<IpNet> = plan.addresses.into_iter().collect();
+        self.findings = Findings { wireguard_ips, discovered_endpoints: discovered };
+    }
+
+    fn local<'a>(
+        &'a self,
+        facts: &Facts,
+        discovered: &'a BTreeMap<PublicKey, SocketAddr>,
+        resolved: &'a BTreeMap<String, IpAddr>,
+    ) -> Local<'a> {
+        let carried = facts.interfaces.iter().flat_map(|(name, interface)| {
+            interface.addresses.iter().map(move |address| (address.addr(), name.clone()))
+        });
+        Local {
+            name: &self.name,
+            interface: self.options.interface.clone(),
+            private_interfaces: carried.collect(),
+            local_routes: self.options.local_routes,
+            encapsulation: None,
+            cni: self.options.cni_path.is_some(),
+            service_cidrs: &self.options.service_cidrs,
+            discovered,
+            resolved,
+        }
+    }
+
+    fn tell_failures(&self, failures: impl IntoIterator<Item = Failure>) {
+        for Failure { doing, error } in failures {
+            self.metrics.failed(doing);
+            error!(node = %self.name, doing, error, "the host is not as it should be; trying again");
+        }
+    }
+
+    /// Undoes what the agent did to the host and to its Node, as far as that goes in the time it has.
+    async fn clean_up(mut self) {
+        let name = self.name.clone();
+        let metrics = self.metrics.clone();
+        let host = async {
+            for Failure { doing, error } in self.applier.clean_up().await {
+                metrics.failed(doing);
+                error!(node = %name, doing, error, "left behind on the host");
+            }
+        };
+        let patch = self.state.own_annotations().and_then(annotations::removal_patch);
+        let node = async {
+            if let Some(patch) = patch
+                && let Err(error) = self.writer.finish(patch).await
+            {
+                metrics.failed("patch");
+                warn!(node = %name, %error, "own annotations left behind");
+            }
+        };
+        let both = async { tokio::join!(host, node) };
+        if tokio::time::timeout(CLEAN_UP_LIMIT, both).await.is_err() {
+            error!(node = %name, "clean-up did not end in time: something is left behind");
+        }
+    }
+}
+
+async fn due(debounce: Debounce) {
+    match debounce.due() {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Unix seconds by the local clock; 0 before 1970.
+fn wall_clock() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The DNS names of `topology`, each with one object that is reached by it.
+fn names(topology: &Topology) -> BTreeMap<String, String> {
+    let leaders = topology
+        .segments
+        .iter()
+        .map(|segment| (Some(&segment.endpoint), format!("node/{}", segment.leader().name)));
+    let peers = topology.peers.iter().map(|peer| (peer.endpoint.as_ref(), format!("peer/{}", peer.name)));
+    let named = leaders.chain(peers).filter_map(|(endpoint, object)| match endpoint? {
+        Endpoint::Name(name, _) => Some((name.clone(), object)),
+        Endpoint::Address(_) => None,
+    });
+    named.collect()
+}
+
+/// The MTU of the WireGuard interface: what fits into a packet of the interface that leads outside,
+/// or that carries an internal IP.
+fn tunnel_mtu(wanted: Mtu, facts: &Facts, internal_ips: &[IpNet]) -> u16 {
+    if let Mtu::Bytes(bytes) = wanted {
+        return bytes;
+    }
+    let outside = facts.default_interface.as_ref().and_then(|name| facts.interfaces.get(name));
+    let mut interfaces = facts.interfaces.values();
+    let private = || interfaces.find(|interface| internal_ips.iter().any(|ip| interface.addresses.contains(ip)));
+    let mtu = outside.or_else(private).map(|interface| interface.mtu.saturating_sub(TUNNEL_OVERHEAD));
+    mtu.map_or(DEFAULT_MTU, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX).max(SMALLEST_MTU))
+}
+
+fn tell_notice(notice: Notice) {
+    match notice {
+        Notice::Object(Warning { object, field, message }) => warn!(object, field, message, "part of an object ignored"),
+        Notice::Unreadable { resource, error } => {
+            warn!(resource, error, "the cluster cannot be read; what is known of it stays");
+        }
+        Notice::Readable { resource } => info!(resource, "the cluster can be read again"),
+    }
+}

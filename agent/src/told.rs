@@ -1,0 +1,59 @@
+//! What the log already says of the mesh, so that a line appears when something changes and not at
+//! every reconciliation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use topology::{NodeName, Segment, SegmentName, Warning};
+use tracing::{info, warn};
+
+/// The last thing said about each subject.
+#[derive(Debug, Default)]
+pub struct Told {
+    warnings: BTreeSet<Warning>,
+    left_out: BTreeMap<NodeName, String>,
+    idle: Option<String>,
+    part: Option<(SegmentName, bool)>,
+}
+
+impl Told {
+    /// What of the mesh was left out now.
+    pub fn warnings<'a>(&mut self, warnings: impl Iterator<Item = &'a Warning>) {
+        let warnings: BTreeSet<Warning> = warnings.cloned().collect();
+        for Warning { object, field, message } in warnings.difference(&self.warnings) {
+            warn!(object, field, message, "part of an object ignored");
+        }
+        self.warnings = warnings;
+    }
+
+    /// The nodes that are no part of the mesh now, with the reason.
+    pub fn left_out(&mut self, left_out: BTreeMap<NodeName, String>) {
+        for (node, reason) in &left_out {
+            if self.left_out.get(node) != Some(reason) {
+                info!(%node, reason, "node left out of the mesh");
+            }
+        }
+        for node in self.left_out.keys().filter(|node| !left_out.contains_key(*node)) {
+            info!(%node, "node no longer left out of the mesh");
+        }
+        self.left_out = left_out;
+    }
+
+    /// This node has no part in the mesh now, and what was applied last stays.
+    pub fn idle(&mut self, reason: &str) {
+        if self.idle.as_deref() != Some(reason) {
+            warn!(reason, "not in the mesh: the host stays as it is");
+            self.idle = Some(reason.to_owned());
+        }
+    }
+
+    /// This node plays this part.
+    pub fn part(&mut self, leader: bool, segment: Option<&Segment>) {
+        self.idle = None;
+        let Some(segment) = segment else { return };
+        let part = (segment.name.clone(), leader);
+        if self.part.as_ref() != Some(&part) {
+            info!(segment = %segment.name, leader, via = %segment.leader().name, "part in the mesh");
+            self.part = Some(part);
+        }
+    }
+}
