@@ -152,7 +152,7 @@ impl ApiServer {
         let file = |name: &str| self.directory.join(name).display().to_string();
         let etcd = self.spawn_logged(
             "etcd",
-            [
+            vec![
                 etcd.display().to_string(),
                 format!("--data-dir={}", file("etcd")),
                 "--listen-client-urls=http://127.0.0.1:2379".into(),
@@ -162,35 +162,36 @@ impl ApiServer {
                 "--unsafe-no-fsync".into(),
             ],
         )?;
-        let mut running = Running::Real {
-            etcd,
-            kube_apiserver: self.spawn_logged(
-                "kube-apiserver",
-                [
-                    kube_apiserver.display().to_string(),
-                    "--etcd-servers=http://127.0.0.1:2379".into(),
-                    format!("--bind-address={CONTROL}"),
-                    format!("--advertise-address={CONTROL}"),
-                    format!("--secure-port={}", port(&self.kind)),
-                    "--endpoint-reconciler-type=none".into(),
-                    format!("--tls-cert-file={}", file("server.crt")),
-                    format!("--tls-private-key-file={}", file("server.key")),
-                    format!("--token-auth-file={}", file("tokens.csv")),
-                    "--authorization-mode=RBAC".into(),
-                    "--service-cluster-ip-range=10.96.0.0/16".into(),
-                    "--service-account-issuer=https://kubernetes.default.svc".into(),
-                    format!("--service-account-key-file={}", file("service-account.key")),
-                    format!("--service-account-signing-key-file={}", file("service-account.key")),
-                    "--disable-admission-plugins=ServiceAccount".into(),
-                    "--profiling=false".into(),
-                ],
-            )?,
-        };
+        let mut arguments = vec![
+            kube_apiserver.display().to_string(),
+            "--etcd-servers=http://127.0.0.1:2379".into(),
+            format!("--bind-address={CONTROL}"),
+            format!("--advertise-address={CONTROL}"),
+            format!("--secure-port={}", port(&self.kind)),
+            "--endpoint-reconciler-type=none".into(),
+            format!("--tls-cert-file={}", file("server.crt")),
+            format!("--tls-private-key-file={}", file("server.key")),
+            format!("--token-auth-file={}", file("tokens.csv")),
+            "--authorization-mode=RBAC".into(),
+            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            format!("--service-account-key-file={}", file("service-account.key")),
+            format!("--service-account-signing-key-file={}", file("service-account.key")),
+            "--disable-admission-plugins=ServiceAccount".into(),
+            "--profiling=false".into(),
+        ];
+        // There it was alpha and off: the second pod CIDR of a node would be dropped in silence. Newer
+        // versions do not know the switch any more.
+        if self.control.exec([&arguments[0], "--version"])?.contains(" v1.20.") {
+            arguments.push("--feature-gates=IPv6DualStack=true".into());
+        }
+        let kube_apiserver = self.spawn_logged("kube-apiserver", arguments)?;
+        let mut running = Running::Real { kube_apiserver, etcd };
         self.wait_ready(&mut running)?;
         Ok(running)
     }
 
-    fn spawn_logged<const N: usize>(&self, name: &str, argv: [String; N]) -> Result<Child> {
+    fn spawn_logged(&self, name: &str, argv: Vec<String>) -> Result<Child> {
         let log = File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
         let mut command = self.control.command(argv);
         command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -53,6 +53,7 @@
 //! * Proofs: [`Lab::wait_mesh`], [`Lab::http`], [`Lab::ping`], [`Lab::flow`], [`Lab::capture`],
 //!   [`Lab::capture_uplink`], [`Lab::wait_until`].
 //! * Looking and meddling: [`Lab::exec`], [`Lab::routes`], [`Lab::set_names`], [`Lab::space`].
+//! * Outsiders: [`Lab::start_peer`] runs WireGuard on a host that is no node; [`Outsider::sync`].
 //!
 //! Methods block and must not be called from inside a tokio runtime: write plain `#[test]` functions.
 #![deny(unsafe_code)]
@@ -65,6 +66,7 @@ mod cni;
 mod flow;
 mod lab;
 mod mesh;
+mod outsider;
 mod pods;
 mod probe;
 mod servers;
@@ -81,6 +83,7 @@ pub use cluster::REGION;
 pub use flow::{Flow, FlowReport};
 pub use lab::Lab;
 pub use mesh::{Pair, check};
+pub use outsider::Outsider;
 pub use probe::{Reached, http_with_marker};
 pub use servers::{Answer, ECHO_PORT, HTTP_PORT};
 pub use space::Space;

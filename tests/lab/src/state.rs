@@ -7,12 +7,16 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 const ROOT: &str = "/run/kg-lab";
 const NETNS: &str = "/run/netns";
+
+/// The labs of this process.
+static CLAIMED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// The state directory of a running lab. Dropping it removes it.
 #[derive(Debug)]
@@ -54,6 +58,7 @@ impl State {
         fs::create_dir(&directory)?;
         let lock = File::create(directory.join("lock"))?;
         lock.lock()?;
+        CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
         Ok(State { name: name.to_owned(), directory, _lock: lock })
     }
 
@@ -82,13 +87,17 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
+        CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).retain(|name| *name != self.name);
         sweep(&self.name, &self.directory);
     }
 }
 
-/// Removes the traces of lab `name` in the file system. For a process about to exit on a signal.
-pub fn forget(name: &str) {
-    sweep(name, &Path::new(ROOT).join(name));
+/// Removes the traces in the file system of all labs of this process, for when it is about to exit
+/// without unwinding.
+pub fn forget_own() {
+    for name in CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        sweep(&name, &Path::new(ROOT).join(&name));
+    }
 }
 
 /// The names of the labs that are up.

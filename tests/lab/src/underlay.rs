@@ -107,7 +107,7 @@ impl Plan {
         format!(
             "link add {interface} type veth peer name wan netns {router}\n\
              addr add {here4}/30 dev {interface}\n\
-             addr add {here6}/64 dev {interface}\n\
+             addr add {here6}/64 dev {interface} nodad\n\
              link set {interface} up\n\
              route add 198.51.100.{net4}/28 via {router4}\n\
              route add 2001:db8:{net6:x}::/48 via {router6} dev {interface}\n"
@@ -123,11 +123,11 @@ impl Plan {
         let private = Ipv4Addr::new(10, 100 + self.index, 0, 1);
         let mut lines = format!(
             "addr add {here4}/30 dev wan\n\
-             addr add {here6}/64 dev wan\n\
+             addr add {here6}/64 dev wan nodad\n\
              link set wan up\n\
              link add lan type bridge\n\
              addr add {private}/24 dev lan\n\
-             addr add {}/64 dev lan\n\
+             addr add {}/64 dev lan nodad\n\
              link set lan up\n\
              route add default via {internet4}\n\
              route add default via {internet6} dev wan\n",
@@ -137,7 +137,7 @@ impl Plan {
             lines += &format!("addr add {public4} dev lan\n");
         }
         if let Some(public6) = gateway.public6 {
-            lines += &format!("addr add {public6}/64 dev lan\n");
+            lines += &format!("addr add {public6}/64 dev lan nodad\n");
         }
         lines
     }
@@ -163,7 +163,7 @@ impl Plan {
         let mut lines = format!(
             "link set eth0 up\n\
              addr add {}/24 dev eth0\n\
-             addr add {}/64 dev eth0\n",
+             addr add {}/64 dev eth0 nodad\n",
             addresses.private, addresses.private6
         );
         match (self.access, addresses.public) {
@@ -179,7 +179,7 @@ impl Plan {
         }
         if let (Some(public6), Some(gateway6)) = (addresses.public6, gateway.public6) {
             lines += &format!(
-                "addr add {public6}/64 dev eth0\n\
+                "addr add {public6}/64 dev eth0 nodad\n\
                  route add default via {gateway6} dev eth0 src {public6}\n"
             );
         }
