@@ -110,3 +110,6 @@ impl<H: Host> Applier<H> {
         errors.into_iter().map(|error| Failure::new("device", error)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,3 +20,6 @@ pub mod resolver;
 pub mod state;
 pub mod told;
 pub mod writer;
+
+#[cfg(test)]
+mod testing;

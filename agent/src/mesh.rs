@@ -391,3 +391,6 @@ fn tell_notice(notice: Notice) {
         Notice::Readable { resource } => info!(resource, "the cluster can be read again"),
     }
 }
+
+#[cfg(test)]
+mod tests;

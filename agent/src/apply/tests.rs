@@ -1,0 +1,118 @@
+//! The order of steps, and what failures leave to be done.
+
+use std::collections::BTreeMap;
+
+use topology::{DevicePeer, MAIN_TABLE, PublicKey, Route, Seconds};
+
+use super::*;
+use crate::testing::Fake;
+
+fn key(n: u8) -> PublicKey {
+    PublicKey::new([n; 32]).unwrap()
+}
+
+fn peer(label: &str) -> DevicePeer {
+    DevicePeer {
+        label: label.to_owned(),
+        preshared_key: None,
+        endpoint: None,
+        persistent_keepalive: Seconds(0),
+        allowed_ips: BTreeSet::new(),
+    }
+}
+
+fn leader() -> Plan {
+    let route =
+        Route { dst: "10.42.2.0/24".parse().unwrap(), via: None, dev: "kilo0".into(), src: None, table: MAIN_TABLE };
+    Plan {
+        leader: true,
+        device: DevicePlan { up: true, listen_port: 51820, peers: BTreeMap::from([(key(1), peer("a")), (key(2), peer("b"))]) },
+        addresses: ["10.4.0.1/16".parse().unwrap()].into(),
+        routes: [route].into(),
+        ..Plan::default()
+    }
+}
+
+fn member() -> Plan {
+    Plan { device: DevicePlan { up: false, listen_port: 51820, peers: BTreeMap::new() }, ..Plan::default() }
+}
+
+struct Lab {
+    fake: Fake,
+    applier: Applier<Fake>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let fake = Fake::default();
+        Self { applier: Applier::new(fake.clone(), Box::new(fake.clone()), "kilo0".into()), fake }
+    }
+
+    async fn apply(&mut self, plan: &Plan) -> (Vec<Failure>, Vec<String>) {
+        let facts = self.fake.world().facts.clone();
+        let failures = self.applier.apply(plan, 1420, &facts).await;
+        (failures, self.fake.take_calls())
+    }
+}
+
+#[tokio::test]
+async fn routes_come_last_to_a_new_leader_and_go_first_from_an_old_one() {
+    let mut lab = Lab::new();
+    let (failures, calls) = lab.apply(&leader()).await;
+    assert_eq!(failures, []);
+    assert_eq!(calls, ["firewall", "create", "device -0 +a +b", "addresses", "link up", "routes"]);
+    assert_eq!(lab.apply(&leader()).await, (vec![], vec![]), "nothing is left to do");
+    let (_, calls) = lab.apply(&member()).await;
+    assert_eq!(calls, ["routes", "link down", "addresses", "device -2 +"]);
+}
+
+#[tokio::test]
+async fn what_failed_is_tried_again_and_stops_nothing_else() {
+    let mut lab = Lab::new();
+    lab.fake.world().refused.insert(key(1));
+    lab.fake.world().routes_fail = true;
+    let (failures, calls) = lab.apply(&leader()).await;
+    assert_eq!(failures.iter().map(|failure| failure.doing).collect::<Vec<_>>(), ["device", "routes"]);
+    assert_eq!(calls, ["firewall", "create", "device -0 +b", "addresses", "link up"]);
+    lab.fake.world().refused.clear();
+    lab.fake.world().routes_fail = false;
+    assert_eq!(lab.apply(&leader()).await, (vec![], vec!["device -0 +a".to_owned(), "routes".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_peer_that_could_not_be_set_is_still_removed_later() {
+    let mut lab = Lab::new();
+    lab.apply(&leader()).await;
+    lab.fake.world().refused.insert(key(1));
+    let mut plan = leader();
+    plan.device.peers.insert(key(1), peer("changed"));
+    lab.apply(&plan).await;
+    plan.device.peers.remove(&key(1));
+    lab.apply(&plan).await;
+    assert_eq!(lab.fake.world().device.as_ref().unwrap().peers.keys().copied().collect::<Vec<_>>(), [key(2)]);
+}
+
+#[tokio::test]
+async fn an_interface_that_someone_removed_is_made_again_with_everything() {
+    let mut lab = Lab::new();
+    lab.apply(&leader()).await;
+    {
+        let mut world = lab.fake.world();
+        world.facts.interfaces.clear();
+        world.device = None;
+        world.routes.clear();
+    }
+    let (failures, calls) = lab.apply(&leader()).await;
+    assert_eq!(failures, []);
+    assert_eq!(calls, ["create", "device -0 +a +b", "addresses", "link up", "routes"]);
+}
+
+#[tokio::test]
+async fn cleaning_up_leaves_nothing() {
+    let mut lab = Lab::new();
+    lab.apply(&leader()).await;
+    assert_eq!(lab.applier.clean_up().await, []);
+    let world = lab.fake.world();
+    assert!(world.routes.is_empty() && world.rules.is_empty() && world.firewall.is_none());
+    assert!(lab.applier.statistics().is_empty());
+}

@@ -1,0 +1,262 @@
+//! The loop with a host in memory and an API server that is away, so that every write fails: what the
+//! loop does for the mesh must not wait for that.
+
+use std::collections::BTreeSet;
+
+use clap::Parser;
+use serde_json::json;
+use tokio::task::JoinHandle;
+use topology::{Granularity, SegmentName};
+
+use super::*;
+use crate::{
+    cluster::{Change, Client, NodeRecord, PeerRecord},
+    flags::Args,
+    host::Interface,
+    resolver::Lookup,
+    testing::Fake,
+};
+
+const KEYS: [&str; 3] = [
+    "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+    "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+    "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=",
+];
+
+struct Lab {
+    fake: Fake,
+    metrics: Arc<Metrics>,
+    events: mpsc::Sender<Event>,
+    host_changes: mpsc::Sender<()>,
+    topology: watch::Receiver<Option<Arc<Topology>>>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), LoopError>>,
+}
+
+/// A node of its own location; its key, endpoint and pod CIDR come from `number`.
+fn node(name: &str, number: usize) -> NodeRecord {
+    let annotations = [
+        (annotations::LOCATION, name.to_owned()),
+        (annotations::KEY, KEYS[number].to_owned()),
+        (annotations::ENDPOINT, format!("192.0.2.{number}:51820")),
+        (annotations::INTERNAL_IP, format!("10.{number}.0.1/24")),
+        (annotations::LAST_SEEN, wall_clock().to_string()),
+    ];
+    NodeRecord {
+        name: name.to_owned(),
+        annotations: annotations.map(|(key, value)| (key.to_owned(), value)).into(),
+        pod_cidrs: vec![format!("10.42.{number}.0/24")],
+        ..NodeRecord::default()
+    }
+}
+
+fn me() -> NodeRecord {
+    let annotations = [(annotations::LOCATION.to_owned(), "here".to_owned())];
+    NodeRecord {
+        name: "me".to_owned(),
+        annotations: annotations.into(),
+        pod_cidrs: vec!["10.42.0.0/24".to_owned()],
+        ..NodeRecord::default()
+    }
+}
+
+fn peer(name: &str, dns: &str) -> PeerRecord {
+    let endpoint = json!({"dnsOrIP": {"dns": dns}, "port": 51820});
+    let spec = json!({"publicKey": KEYS[2], "allowedIPs": ["10.5.0.1/32"], "endpoint": endpoint});
+    PeerRecord { name: name.to_owned(), spec }
+}
+
+impl Lab {
+    async fn start() -> Self {
+        let fake = Fake::default();
+        let eth0 = Interface { addresses: vec!["192.0.2.100/24".parse().unwrap(), "10.0.0.1/24".parse().unwrap()], mtu: 1500 };
+        fake.world().facts.interfaces.insert("eth0".into(), eth0);
+        fake.world().facts.default_interface = Some("eth0".into());
+        let flags = ["kg", "--encapsulate=never", "--resync-period=1h", "--check-in-period=1h"];
+        let options = Args::try_parse_from(flags).unwrap().validate().unwrap();
+        let identity = Identity {
+            key: KEYS[0].parse().unwrap(),
+            port: 51820,
+            granularity: Granularity::Location,
+            prioritise_private_addresses: false,
+        };
+        // Nothing listens at port 1.
+        let client = Client::connect(None, Some("http://127.0.0.1:1")).await.unwrap();
+        let lookup: Lookup = Arc::new(|name| {
+            Box::pin(async move {
+                match name.as_str() {
+                    "good.example.com" => Ok(vec!["192.0.2.50".parse().unwrap()]),
+                    _ => std::future::pending().await,
+                }
+            })
+        });
+        let metrics = Arc::new(Metrics::default());
+        let mesh = Mesh::new(
+            options,
+            "me".into(),
+            identity,
+            Applier::new(fake.clone(), Box::new(fake.clone()), "kilo0".into()),
+            Resolver::new(lookup, Duration::from_secs(30)),
+            Writer::new(client, "me".to_owned()),
+            metrics.clone(),
+        );
+        let (events, events_in) = mpsc::channel(16);
+        let (host_changes, host_changes_in) = mpsc::channel(1);
+        let (topology_out, topology) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let channels = Channels { events: events_in, host_changes: host_changes_in, topology: topology_out };
+        let task = tokio::spawn(mesh.run(channels, stop.clone()));
+        Self { fake, metrics, events, host_changes, topology, stop, task }
+    }
+
+    async fn nodes(&self, change: Change<NodeRecord>) {
+        self.events.send(Event::Node(change)).await.unwrap();
+    }
+
+    async fn peers(&self, change: Change<PeerRecord>) {
+        self.events.send(Event::Peer(change)).await.unwrap();
+    }
+
+    /// The mesh of three locations: this node's, and two more.
+    async fn fill(&self) {
+        self.peers(Change::Reset(vec![])).await;
+        self.nodes(Change::Reset(vec![me(), node("b", 1), node("c", 2)])).await;
+        self.eventually("two device peers", |lab| lab.labels() == ["location:b", "location:c"]).await;
+    }
+
+    fn labels(&self) -> Vec<String> {
+        let world = self.fake.world();
+        let peers = world.device.iter().flat_map(|device| device.peers.values());
+        peers.map(|peer| peer.label.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn reconciles(&self) -> u64 {
+        let text = self.metrics.encode().unwrap();
+        let count = text.lines().find_map(|line| line.strip_prefix("kilo_reconciles_total "));
+        count.unwrap().parse().unwrap()
+    }
+
+    async fn eventually(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let met = async {
+            while !condition(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(20), met).await.is_err() {
+            panic!("not within 20 s: {what}; {:?}", self.fake.world());
+        }
+    }
+
+    /// Waits for one more reconciliation than there were.
+    async fn another_reconciliation(&self, before: u64) {
+        self.eventually("another reconciliation", |lab| lab.reconciles() > before).await;
+    }
+}
+
+#[tokio::test]
+async fn the_mesh_is_applied_although_nothing_can_be_written() {
+    let lab = Lab::start().await;
+    lab.fill().await;
+    lab.eventually("routes", |lab| lab.fake.world().routes.len() == 4).await;
+    {
+        let world = lab.fake.world();
+        assert_eq!(world.mtu, 1420);
+        assert!(world.up && world.firewall.is_some());
+        assert_eq!(world.addresses, ["10.4.0.3/16".parse().unwrap()].into());
+        assert_eq!(world.device.as_ref().unwrap().listen_port, 51820);
+        assert_eq!(world.pod_ranges, ["10.42.0.0/24".parse().unwrap()]);
+    }
+    lab.eventually("a failed write", |lab| {
+        lab.metrics.encode().unwrap().contains("kilo_errors_total{event=\"patch\"}")
+    })
+    .await;
+    let segments = |lab: &Lab| -> Vec<SegmentName> {
+        let topology = lab.topology.borrow();
+        topology.iter().flat_map(|topology| &topology.segments).map(|segment| segment.name.clone()).collect()
+    };
+    assert_eq!(segments(&lab), ["location:b", "location:c", "location:here"].map(SegmentName::from));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_is_removed_and_the_other_is_not_touched() {
+    let lab = Lab::start().await;
+    lab.fill().await;
+    lab.fake.take_calls();
+    lab.nodes(Change::Delete("b".to_owned())).await;
+    lab.eventually("one device peer", |lab| lab.labels() == ["location:c"]).await;
+    let calls = lab.fake.take_calls();
+    // c gets another WireGuard address, for addresses are handed out in the order of segments.
+    assert!(calls.contains(&"device -1 +location:c".to_owned()), "{calls:?}");
+    assert!(!calls.contains(&"create".to_owned()), "{calls:?}");
+}
+
+#[tokio::test]
+async fn the_last_plan_stays_while_the_own_node_is_gone_or_incomplete() {
+    let lab = Lab::start().await;
+    lab.fill().await;
+    lab.fake.take_calls();
+    let before = lab.reconciles();
+    lab.nodes(Change::Delete("me".to_owned())).await;
+    lab.another_reconciliation(before).await;
+    let before = lab.reconciles();
+    lab.nodes(Change::Apply(NodeRecord { pod_cidrs: vec![], ..me() })).await;
+    lab.another_reconciliation(before).await;
+    let before = lab.reconciles();
+    lab.nodes(Change::Apply(me())).await;
+    lab.another_reconciliation(before).await;
+    lab.nodes(Change::Delete("b".to_owned())).await;
+    lab.eventually("one device peer", |lab| lab.labels() == ["location:c"]).await;
+    let calls = lab.fake.take_calls();
+    assert_eq!(calls.iter().filter(|call| call.starts_with("device")).count(), 1, "{calls:?}");
+}
+
+#[tokio::test]
+async fn what_someone_removed_comes_back() {
+    let lab = Lab::start().await;
+    lab.fill().await;
+    lab.eventually("routes", |lab| !lab.fake.world().routes.is_empty()).await;
+    lab.fake.world().routes.clear();
+    lab.host_changes.send(()).await.unwrap();
+    lab.eventually("routes", |lab| !lab.fake.world().routes.is_empty()).await;
+    {
+        let mut world = lab.fake.world();
+        world.facts.interfaces.remove(&"kilo0".into());
+        world.device = None;
+    }
+    lab.host_changes.send(()).await.unwrap();
+    lab.eventually("two device peers", |lab| lab.labels() == ["location:b", "location:c"]).await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_costs_only_its_peer() {
+    let endpoint = |lab: &Lab, label: &str| {
+        let world = lab.fake.world();
+        let mut peers = world.device.iter().flat_map(|device| device.peers.values());
+        peers.find(|peer| peer.label == label).map(|peer| peer.endpoint)
+    };
+    let lab = Lab::start().await;
+    lab.fill().await;
+    lab.nodes(Change::Delete("c".to_owned())).await;
+    lab.peers(Change::Apply(peer("p", "bad.example.com"))).await;
+    lab.eventually("the peer without endpoint", |lab| endpoint(lab, "peer/p") == Some(None)).await;
+    assert_eq!(endpoint(&lab, "location:b"), Some("192.0.2.1:51820".parse().ok()));
+    lab.peers(Change::Apply(peer("p", "good.example.com"))).await;
+    lab.eventually("the endpoint", |lab| endpoint(lab, "peer/p") == Some("192.0.2.50:51820".parse().ok())).await;
+}
+
+#[tokio::test]
+async fn a_clean_stop_leaves_nothing_behind() {
+    let lab = Lab::start().await;
+    lab.fill().await;
+    lab.stop.cancel();
+    lab.task.await.unwrap().unwrap();
+    let world = lab.fake.world();
+    assert!(world.routes.is_empty() && world.rules.is_empty() && world.firewall.is_none());
+}
+
+#[tokio::test]
+async fn a_source_of_messages_that_ends_is_an_error() {
+    let lab = Lab::start().await;
+    drop(lab.events);
+    assert!(matches!(lab.task.await.unwrap(), Err(LoopError::Deaf(_))));
+}
