@@ -45,14 +45,6 @@ enum Running {
     Real { kube_apiserver: Child, etcd: Child },
 }
 
-/// Whether this API server can run here; if not, why not.
-pub fn available(api: Api) -> Result<()> {
-    match api {
-        Api::Embedded => Ok(()),
-        Api::Real => binaries().map(drop),
-    }
-}
-
 impl ApiServer {
     /// Starts the server on `control` and writes the kubeconfigs into `directory`.
     pub fn start(api: Api, control: Arc<Space>, runtime: Handle, directory: &Path) -> Result<ApiServer> {
@@ -252,7 +244,7 @@ async fn forward(listener: TcpListener, space: Arc<Space>, target: SocketAddr) {
 }
 
 /// kube-apiserver and etcd: what `tests/kube-apiserver/build` finds or builds.
-fn binaries() -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn binaries() -> Result<(PathBuf, PathBuf)> {
     let find = |arguments: &[&str]| -> Result<PathBuf> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../kube-apiserver/build");
         let output = Command::new(script).args(arguments).output().with_context(|| format!("run {script}"))?;

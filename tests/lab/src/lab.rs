@@ -18,6 +18,7 @@ use crate::api::ApiServer;
 use crate::capture::Capture;
 use crate::cni::{self, Attachment};
 use crate::flow::Flow;
+use crate::preflight;
 use crate::probe;
 use crate::servers::Servers;
 use crate::space::Space;
@@ -94,6 +95,7 @@ impl Lab {
     /// Brings up routers, hosts, API server, the Peer definition and the Node objects. Agents and pods
     /// come later.
     pub fn start(spec: Spec) -> Result<Lab> {
+        preflight::available(spec.api)?;
         let state = State::claim(&spec.name)?;
         let prefix = state.prefix();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -83,8 +83,8 @@ mod tests {
     fn a_matrix_has_a_row_and_a_column_for_each_name() {
         let names = ["n1".to_owned(), "node2".to_owned()];
         let pairs = [pair("n1", "node2", Err("no".into())), pair("node2", "n1", Ok(Duration::from_millis(42)))];
-        assert_eq!(matrix(&names, &pairs, Probe::Icmp), "         a   b\nn1    a   · 1.2\nnode2 b 1.2   ·\n");
-        assert_eq!(matrix(&names, &pairs, Probe::Http), "         a   b\nn1    a   · XXX\nnode2 b  42   ·\n");
+        assert_eq!(matrix(&names, &pairs, Probe::Icmp), "          a   b\nn1    a   · 1.2\nnode2 b 1.2   ·\n");
+        assert_eq!(matrix(&names, &pairs, Probe::Http), "          a   b\nn1    a   · XXX\nnode2 b  42   ·\n");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! No agent runs here. The tests need root; without it they say so and end.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ fn skipped(api: Api) -> bool {
         Ok(()) => return false,
         Err(reason) => reason,
     };
-    eprintln!("skipped: {reason:#}");
+    // Not eprint!, which the test runner keeps to itself when a test passes.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason:#}");
     true
 }
 
