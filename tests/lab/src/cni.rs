@@ -114,3 +114,28 @@ pub fn has_ranges(text: &str) -> bool {
         ranges.is_some_and(|ranges| !ranges.is_empty())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_added_and_nothing_else_changes() -> Result<()> {
+        let initial = initial_conflist();
+        assert!(!has_ranges(&initial.to_string()));
+        let cidrs = ["10.42.1.0/24".parse()?, "fd00:42::/64".parse()?];
+        let filled = with_ranges(initial.clone(), &cidrs);
+        assert!(has_ranges(&filled.to_string()));
+        let expected = json!([[{ "subnet": "10.42.1.0/24" }], [{ "subnet": "fd00:42::/64" }]]);
+        assert_eq!(filled["plugins"][0]["ipam"]["ranges"], expected);
+        assert_eq!(with_ranges(filled, &[])["plugins"][1], initial["plugins"][1]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_is_half_written_has_no_ranges() {
+        assert!(!has_ranges(""));
+        assert!(!has_ranges(r#"{"plugins": [{"ipam": {"ranges": [[{"#));
+        assert!(!has_ranges(r#"{"plugins": [{"ipam": {"ranges": []}}]}"#));
+    }
+}

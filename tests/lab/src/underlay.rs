@@ -280,3 +280,48 @@ pub fn internet_interface(location: &str) -> String {
 fn port(host: u8) -> String {
     format!("port{host}")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const KINDS: [Access; 3] = [Access::Public, Access::Elastic, Access::Masquerade];
+
+    #[test]
+    fn no_address_is_given_out_twice_and_all_are_for_documentation_or_private() {
+        let documentation = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.is_documentation() || address.is_private(),
+            IpAddr::V6(address) => address.segments()[..2] == [0x2001, 0xdb8] || address.is_unique_local(),
+        };
+        let mut seen = BTreeSet::new();
+        for index in 1..=Plan::LAST {
+            let plan = Plan::new(index, Access::Public);
+            for address in (0..=Plan::LAST_HOST).flat_map(|host| plan.host(host).all()) {
+                assert!(documentation(address), "{address}");
+                assert!(seen.insert(address), "{address} of location {index} is not unique");
+            }
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_as_the_kind_says() {
+        let has = KINDS.map(|access| {
+            let addresses = Plan::new(1, access).host(1);
+            (addresses.public.is_some(), addresses.public6.is_some())
+        });
+        assert_eq!(has, [(true, true), (true, false), (false, false)]);
+    }
+
+    #[test]
+    fn only_elastic_routers_map_addresses() {
+        let rules = KINDS.map(|access| Plan::new(2, access).elastic_rules(3, true));
+        let [None, Some(rules), None] = rules else { panic!("{rules:?}") };
+        assert_eq!(
+            rules,
+            "add element inet router private { 198.51.100.36 : 10.102.0.13 }\n\
+             add element inet router public { 10.102.0.13 : 198.51.100.36 }\n"
+        );
+    }
+}

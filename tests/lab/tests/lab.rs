@@ -4,7 +4,9 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use lab::{Access, Api, Lab, NodeSpec, Spec};
@@ -145,7 +147,7 @@ fn nodes_and_peers_are_objects_of_the_api(api: Api) -> Result<()> {
     lab.apply_peer("laptop", &peer("10.5.0.2/32"))?;
     let kubeconfig = format!("--kubeconfig={}", lab.kubeconfig().display());
     let jsonpath = "-o=jsonpath={.items[*].spec.allowedIPs[0]}";
-    let kubectl = std::process::Command::new("kubectl").args([&kubeconfig, "get", "peers", jsonpath]).output()?;
+    let kubectl = Command::new("kubectl").args([&kubeconfig, "get", "peers", jsonpath]).output()?;
     assert_eq!(String::from_utf8_lossy(&kubectl.stdout), "10.5.0.2/32", "{kubectl:?}");
 
     // An outage keeps the objects.
@@ -254,7 +256,7 @@ fn a_capture_sees_clear_text_and_writes_pcap() -> Result<()> {
 
     let path = lab.directory().join("link.pcap");
     link.write_pcap(&path)?;
-    let read = std::process::Command::new("tcpdump").arg("-nr").arg(&path).output()?;
+    let read = Command::new("tcpdump").arg("-nr").arg(&path).output()?;
     let lines = String::from_utf8_lossy(&read.stdout).lines().count();
     assert_eq!(lines, link.len(), "{read:?}");
     Ok(())
@@ -278,5 +280,59 @@ fn everything_is_gone_afterwards() -> Result<()> {
     assert_eq!(links()?, 0);
     assert!(!directory.exists());
     assert!(!lab::state::running()?.contains(&name));
+    Ok(())
+}
+
+/// Set in the process that [`a_killed_lab_leaves_nothing`] starts and kills: the name of its lab.
+const VICTIM: &str = "LAB_TEST_VICTIM";
+
+/// Not a test by itself: holds a lab until it is killed.
+#[test]
+#[ignore = "is run by a_killed_lab_leaves_nothing"]
+fn victim() -> Result<()> {
+    let Ok(name) = std::env::var(VICTIM) else { return Ok(()) };
+    let lab = Lab::start(Spec::named(&name).location("paris", Access::Public).host("paris-1", "paris"))?;
+    lab.exec("paris-1", &["sleep", "55"])?;
+    Ok(())
+}
+
+#[test]
+fn a_killed_lab_leaves_nothing() -> Result<()> {
+    if skipped(Api::Embedded) {
+        return Ok(());
+    }
+    let name = format!("victim-{}", std::process::id());
+    let mut victim = Command::new(std::env::current_exe()?)
+        .args(["--ignored", "--exact", "victim"])
+        .env(VICTIM, &name)
+        .stdout(Stdio::null())
+        .spawn()?;
+    let sleeping = || {
+        let pgrep = Command::new("pgrep").args(["-P", &victim.id().to_string(), "-x", "sleep"]).output()?;
+        anyhow::Ok(String::from_utf8_lossy(&pgrep.stdout).trim().to_owned())
+    };
+    wait("the victim's command runs", || Ok(!sleeping()?.is_empty()))?;
+    let sleeper = Path::new("/proc").join(sleeping()?);
+    let link = format!("/run/netns/kglab-{name}-paris-1");
+    assert!(Path::new(&link).exists(), "the link leads to a namespace");
+    victim.kill()?;
+    victim.wait()?;
+
+    wait("the victim's command ends with it", || Ok(!sleeper.exists()))?;
+    assert!(!Path::new(&link).exists(), "the namespace outlives its lab");
+    assert!(!lab::state::running()?.contains(&name));
+    // The next lab removes what points nowhere.
+    let next = Lab::start(Spec::unique("next"))?;
+    assert!(Path::new(&link).symlink_metadata().is_err());
+    assert!(!next.directory().with_file_name(&name).exists());
+    Ok(())
+}
+
+fn wait(what: &str, condition: impl Fn() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    while !condition()? {
+        anyhow::ensure!(Instant::now() < deadline, "{what}: not within {SOON:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     Ok(())
 }
