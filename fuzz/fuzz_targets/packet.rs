@@ -58,13 +58,13 @@ fn joins_without_loss(bytes: &[u8]) {
     }
 
     let mut after = Vec::new();
-    coalescer.for_each_frame(&buffer, |slices, packets| {
-        if packets > 1 && refuse_joined {
+    coalescer.for_each_frame(&buffer, |frame| {
+        if frame.packets > 1 && refuse_joined {
             return Verdict::Separately;
         }
-        let mut frame: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        let cut = cut(&mut frame).expect("a frame that we write is one that we read");
-        assert_eq!(cut.len(), packets);
+        let mut bytes: Vec<u8> = frame.slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let cut = cut(&mut bytes).expect("a frame that we write is one that we read");
+        assert_eq!(cut.len(), frame.packets);
         after.extend(cut);
         Verdict::Done
     });

@@ -1,0 +1,42 @@
+# Everything that is run here is a script or a cargo command that can be run by hand as well.
+
+CARGO := scripts/with-rust cargo
+ARGS ?=
+
+.PHONY: help setup demo test bench fmt lint doc fuzz clean
+
+help:
+	@echo "make demo [ARGS=--keep]   bring up a mesh over three locations on this machine and look at it"
+	@echo "make test                 everything that CI runs"
+	@echo "make bench                how fast it is, compared with others"
+	@echo "make fmt lint doc fuzz    the same in parts; fuzz takes ARGS='SECONDS [TARGET...]'"
+	@echo "make setup                install what the above need (Debian 12, as root)"
+
+setup:
+	scripts/setup test
+
+demo:
+	@scripts/demo $(ARGS)
+
+test:
+	@scripts/test
+
+bench: setup
+	$(CARGO) bench --workspace --benches --locked $(ARGS)
+
+fmt:
+	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
+
+lint:
+	scripts/lint
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+fuzz:
+	scripts/fuzz $(ARGS)
+
+clean:
+	$(CARGO) clean
+	rm -rf artifacts fuzz/target fuzz/corpus fuzz/artifacts
