@@ -1,0 +1,23 @@
+//! The end-to-end suite: real agents, real packets, the same tests against both API servers.
+//!
+//! `KG_E2E_API` chooses the API server: `embedded` (the default) or `real`. Every test brings up a lab of
+//! its own, so tests are independent and can run in parallel. A test that cannot run here says
+//! `skipped:` and why on standard error, past the test runner's capture.
+//!
+//! Agents check in every second and compare everything every two, so that what takes Kilo a minute
+//! takes seconds; conditions are waited for, with deadlines for a slow machine.
+
+mod external;
+mod flags;
+mod forced;
+mod hostile;
+mod http;
+mod lifecycle;
+mod membership;
+mod mesh;
+mod names;
+mod nat;
+mod outage;
+mod peers;
+mod repair;
+mod support;

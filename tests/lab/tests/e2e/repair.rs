@@ -1,0 +1,98 @@
+//! What others remove from a host is put back; what others made is left alone.
+
+use anyhow::{Result, ensure};
+use lab::{Access, Lab, Spec};
+
+use crate::support::{DEADLINE, annotation, bring_up, in_lab, pod_cidr, same_snapshot, snapshot, wait};
+
+fn two_locations(spec: Spec) -> Spec {
+    spec.location("paris", Access::Public).location("rome", Access::Public).nodes("paris", 2).nodes("rome", 1)
+}
+
+/// Runs `damage` on `host` and waits until the host is again as it was.
+fn is_repaired(lab: &Lab, host: &str, damage: &str) -> Result<()> {
+    let before = snapshot(lab, host)?;
+    lab.exec(host, &["sh", "-c", damage])?;
+    wait(lab, &format!("{host} recovers from: {damage}"), || {
+        same_snapshot(&before, &snapshot(lab, host)?, host)?;
+        Ok(true)
+    })?;
+    lab.wait_mesh(DEADLINE)?;
+    Ok(())
+}
+
+#[test]
+fn what_others_remove_is_put_back() -> Result<()> {
+    in_lab("repair", two_locations, |lab| {
+        bring_up(lab, &[])?;
+        let address = annotation(lab, "paris-1", "wireguard-ip")?;
+        let (rome, neighbour) = (pod_cidr(lab, "rome-1")?, pod_cidr(lab, "paris-2")?);
+        for damage in [
+            "ip route flush proto static".to_owned(),
+            format!("ip route del {rome}"),
+            format!("ip route replace {rome} dev eth0 proto static"),
+            format!("ip route del {neighbour}"),
+            "nft delete table inet kilo".to_owned(),
+            "nft flush table inet kilo".to_owned(),
+            "nft flush ruleset".to_owned(),
+            format!("ip addr del {address} dev kilo0"),
+            "ip link set kilo0 down".to_owned(),
+            "ip link set kilo0 mtu 1280".to_owned(),
+            "ip link del kilo0".to_owned(),
+        ] {
+            is_repaired(lab, "paris-1", &damage)?;
+        }
+        // On a node that does not lead, the routes are to the leader.
+        is_repaired(lab, "paris-2", "ip route flush proto static")?;
+        is_repaired(lab, "paris-2", "nft flush ruleset")
+    })
+}
+
+#[test]
+fn what_others_made_is_left_alone() -> Result<()> {
+    in_lab("foreign", two_locations, |lab| {
+        let own = "ip route add 192.168.77.0/24 via 10.101.0.1 proto static && \
+                   ip route add 192.168.78.0/24 via 10.101.0.1 metric 50 && \
+                   ip route add 192.168.79.0/24 via 10.101.0.1 table 77 proto static && \
+                   ip rule add from 192.168.79.0/24 lookup 77 && \
+                   nft add table inet admin && \
+                   nft 'add chain inet admin input { type filter hook input priority 0; }' && \
+                   nft add rule inet admin input tcp dport 4444 drop && \
+                   nft add table ip kilo";
+        let hosts = ["paris-1", "paris-2"];
+        let mut before = Vec::new();
+        for host in hosts {
+            let bare = snapshot(lab, host)?;
+            lab.exec(host, &["sh", "-c", own])?;
+            let all = snapshot(lab, host)?;
+            let added: std::collections::BTreeSet<_> = all.difference(&bare).cloned().collect();
+            ensure!(added.len() >= 8, "{added:?}");
+            before.push(added);
+        }
+        let all_there = |when: &str| -> Result<()> {
+            for (host, own) in hosts.iter().zip(&before) {
+                let now = snapshot(lab, host)?;
+                let gone: Vec<_> = own.difference(&now).collect();
+                ensure!(gone.is_empty(), "{host}, {when}: gone: {gone:#?}");
+            }
+            Ok(())
+        };
+        bring_up(lab, &[])?;
+        all_there("while the mesh is up")?;
+
+        lab.annotate("paris-2", "leader", Some(""))?;
+        crate::support::wait_leaders(lab, &["paris-2", "rome-1"])?;
+        lab.wait_mesh(DEADLINE)?;
+        all_there("after a change of leader")?;
+
+        lab.kill_agent("paris-1")?;
+        lab.start_agent("paris-1", &crate::support::PACE)?;
+        lab.wait_mesh(DEADLINE)?;
+        all_there("after a restart")?;
+
+        for host in hosts {
+            lab.stop_agent(host)?;
+        }
+        all_there("after a clean stop")
+    })
+}
