@@ -91,7 +91,8 @@ impl<H: Host> Applier<H> {
 
     fn tell_device(&mut self, plan: &DevicePlan) -> Vec<Failure> {
         let Some(device) = &mut self.device else { return Vec::new() };
-        let diff = DeviceDiff::between(Some(&self.told), plan);
+        let mut diff = DeviceDiff::between(Some(&self.told), plan);
+        keep_roamed_endpoints(&mut diff, &self.told);
         if diff.is_empty() {
             return Vec::new();
         }
@@ -102,12 +103,25 @@ impl<H: Host> Applier<H> {
                 DeviceError::ListenPort { .. } => self.told.listen_port = 0,
                 // Equal to no wanted peer, so that it is set again, and known, so that it can be removed.
                 DeviceError::Peer { key, .. } => {
-                    self.told.peers.entry(*key).and_modify(|peer| peer.label.clear());
+                    self.told.peers.entry(*key).and_modify(|peer| {
+                        peer.label.clear();
+                        peer.endpoint = None;
+                    });
                 }
                 DeviceError::Create { .. } => {}
             }
         }
         errors.into_iter().map(|error| Failure::new("device", error)).collect()
+    }
+}
+
+/// An endpoint that was told before and is not another one now is left out: the device may have heard
+/// from the peer elsewhere since, and knows better.
+fn keep_roamed_endpoints(diff: &mut DeviceDiff, told: &DevicePlan) {
+    for (key, peer) in &mut diff.set {
+        if told.peers.get(key).is_some_and(|before| before.endpoint == peer.endpoint) {
+            peer.endpoint = None;
+        }
     }
 }
 

@@ -51,7 +51,8 @@ pub enum DeviceError {
 
 /// A WireGuard interface. It is gone when this is dropped.
 pub trait Device: Send {
-    /// Makes the change; returns what of it could not be made.
+    /// Makes the change; returns what of it could not be made. A peer that is known and set without
+    /// endpoint keeps the one it has.
     fn apply(&mut self, diff: &DeviceDiff) -> Vec<DeviceError>;
 
     /// What is known of each peer now.
@@ -104,7 +105,8 @@ impl Device for engine::Device {
         peers
             .filter_map(|peer| {
                 let key = PublicKey::new(peer.public_key).ok()?;
-                Some(PeerStatistics { key, endpoint: peer.endpoint, last_handshake: peer.last_handshake })
+                let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+                Some(PeerStatistics { key, endpoint: peer.endpoint.map(canonical), last_handshake: peer.last_handshake })
             })
             .collect()
     }

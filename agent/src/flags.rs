@@ -30,7 +30,7 @@ macro_rules! boolean {
 
 /// The node agent of a WireGuard mesh between the locations of a Kubernetes cluster.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "kg", version, args_conflicts_with_subcommands = true)]
+#[command(name = "kg", version, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub struct Args {
     /// Where nodes and peers come from
     #[arg(long, default_value = "kubernetes", value_name = "BACKEND")]
@@ -454,6 +454,7 @@ mod tests {
             (&["--mtu=auto"], |_| {}),
             (&["--mtu=1400"], |o| o.mtu = Mtu::Bytes(1400)),
             (&["--port=1"], |o| o.port = 1),
+            (&["--port=1", "--port=2", "--local=false", "--local"], |o| o.port = 2),
             (&["--prioritise-private-addresses"], |o| o.prioritise_private_addresses = true),
             (&["--resync-period=1m30s"], |o| o.resync_period = Duration::from_secs(90)),
             (&["--service-cidr=10.43.0.0/16"], |o| o.service_cidrs = vec!["10.43.0.0/16".parse().unwrap()]),

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use topology::{Firewall, InterfaceName, Route, Rule};
 
 /// One thing that could not be done; the rest was.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
     /// What was being done, as it is counted: `routes`, `firewall`, …
     pub doing: &'static str,

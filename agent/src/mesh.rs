@@ -174,10 +174,13 @@ impl<H: Host> Mesh<H> {
 
     fn on_progress(&mut self, progress: Progress) {
         match progress {
-            Progress::Written(annotations) => self.state.wrote(annotations),
+            Progress::Written(annotations) => {
+                self.told.written();
+                self.state.wrote(annotations);
+            }
             Progress::Failed(error) => {
                 self.metrics.failed("patch");
-                warn!(node = %self.name, %error, "cannot write the own Node's annotations; trying again");
+                self.told.unwritable(&error.to_string());
             }
             Progress::Ready => {}
         }
@@ -207,24 +210,31 @@ impl<H: Host> Mesh<H> {
             return;
         }
         self.metrics.reconciling();
-        let facts = match self.applier.host().facts().await {
-            Ok(facts) => facts,
-            Err(failure) => return self.tell_failures([failure]),
+        let failures = match self.applier.host().facts().await {
+            Ok(facts) => self.reconcile_with(&facts, latest).await,
+            Err(failure) => vec![failure],
         };
+        failures.iter().for_each(|failure| self.metrics.failed(failure.doing));
+        self.told.failures(failures.into_iter().collect());
+        self.write_annotations();
+    }
+
+    async fn reconcile_with(&mut self, facts: &Facts, latest: &watch::Sender<Option<Arc<Topology>>>) -> Vec<Failure> {
         let Some(own) = self.state.own().cloned() else {
-            return self.told.idle("the own Node is not in the cluster");
+            self.told.idle("the own Node is not in the cluster");
+            return Vec::new();
         };
-        self.addresses = announce::addresses_or_last(choose(&self.candidates(&facts, &own)), &self.addresses);
+        self.addresses = announce::addresses_or_last(choose(&self.candidates(facts, &own)), &self.addresses);
+        let mut failures = Vec::new();
         if let Some(topology) = self.topology(&own) {
-            self.play_part_in(&topology, &facts).await;
+            failures = self.play_part_in(&topology, facts).await;
             latest.send_replace(Some(Arc::new(topology)));
         }
         if self.options.cni_path.is_some() && !own.pod_cidrs.is_empty() {
-            let failures = self.applier.host().set_pod_ranges(&own.pod_cidrs).await;
-            self.tell_failures(failures);
+            failures.extend(self.applier.host().set_pod_ranges(&own.pod_cidrs).await);
         }
         self.has_reconciled = true;
-        self.write_annotations();
+        failures
     }
 
     fn candidates(&self, facts: &Facts, own: &Node) -> Candidates {
@@ -264,7 +274,7 @@ impl<H: Host> Mesh<H> {
     }
 
     /// Plans this node's part in `topology` and applies it.
-    async fn play_part_in(&mut self, topology: &Topology, facts: &Facts) {
+    async fn play_part_in(&mut self, topology: &Topology, facts: &Facts) -> Vec<Failure> {
         let behind_nat = nat::behind_nat(topology);
         let discovered = nat::endpoints(&behind_nat, &self.applier.statistics(), SystemTime::now());
         let prefer_v4 = self.addresses.external_ip.is_none_or(|ip| ip.is_ipv4());
@@ -274,17 +284,18 @@ impl<H: Host> Mesh<H> {
             Ok(plan) => plan,
             Err(error) => {
                 self.told.warnings(topology.warnings.iter());
-                return self.told.idle(&error.to_string());
+                self.told.idle(&error.to_string());
+                return Vec::new();
             }
         };
         self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
         let mtu = tunnel_mtu(self.options.mtu, facts, &self.addresses.internal_ips);
         let failures = self.applier.apply(&plan, mtu, facts).await;
-        self.tell_failures(failures);
         self.metrics.leads(plan.leader);
         self.told.part(plan.leader, topology.segment_of(&self.name));
         let wireguard_ips: Vec<IpNet> = plan.addresses.into_iter().collect();
         self.findings = Findings { wireguard_ips, discovered_endpoints: discovered };
+        failures
     }
 
     fn local<'a>(
@@ -309,13 +320,6 @@ impl<H: Host> Mesh<H> {
         }
     }
 
-    fn tell_failures(&self, failures: impl IntoIterator<Item = Failure>) {
-        for Failure { doing, error } in failures {
-            self.metrics.failed(doing);
-            error!(node = %self.name, doing, error, "the host is not as it should be; trying again");
-        }
-    }
-
     /// Undoes what the agent did to the host and to its Node, as far as that goes in the time it has.
     async fn clean_up(mut self) {
         let name = self.name.clone();
@@ -326,7 +330,9 @@ impl<H: Host> Mesh<H> {
                 error!(node = %name, doing, error, "left behind on the host");
             }
         };
-        let patch = self.state.own_annotations().and_then(annotations::removal_patch);
+        // All of them whatever was seen: the first write may still be on its way.
+        let owned = annotations::OWNED.map(|key| (key.to_owned(), String::new())).into();
+        let patch = annotations::removal_patch(&owned).filter(|_| self.state.own().is_some());
         let node = async {
             if let Some(patch) = patch
                 && let Err(error) = self.writer.finish(patch).await

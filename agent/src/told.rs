@@ -4,13 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use topology::{NodeName, Segment, SegmentName, Warning};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
+
+use crate::host::Failure;
 
 /// The last thing said about each subject.
 #[derive(Debug, Default)]
 pub struct Told {
     warnings: BTreeSet<Warning>,
     left_out: BTreeMap<NodeName, String>,
+    failures: BTreeSet<Failure>,
+    unwritable: Option<String>,
     idle: Option<String>,
     part: Option<(SegmentName, bool)>,
 }
@@ -36,6 +40,32 @@ impl Told {
             info!(%node, "node no longer left out of the mesh");
         }
         self.left_out = left_out;
+    }
+
+    /// What could not be done to the host in this reconciliation; it is tried again at the next.
+    pub fn failures(&mut self, failures: BTreeSet<Failure>) {
+        for Failure { doing, error } in failures.difference(&self.failures) {
+            error!(doing, error, "the host is not as it should be");
+        }
+        if failures.is_empty() && !self.failures.is_empty() {
+            info!("the host is as it should be again");
+        }
+        self.failures = failures;
+    }
+
+    /// The own Node's annotations could not be written; it is tried again.
+    pub fn unwritable(&mut self, reason: &str) {
+        if self.unwritable.as_deref() != Some(reason) {
+            warn!(reason, "own annotations cannot be written");
+            self.unwritable = Some(reason.to_owned());
+        }
+    }
+
+    /// The own Node's annotations were written.
+    pub fn written(&mut self) {
+        if self.unwritable.take().is_some() {
+            info!("own annotations can be written again");
+        }
     }
 
     /// This node has no part in the mesh now, and what was applied last stays.

@@ -93,6 +93,24 @@ async fn a_peer_that_could_not_be_set_is_still_removed_later() {
 }
 
 #[tokio::test]
+async fn an_endpoint_is_told_only_when_it_is_another_one() {
+    let endpoint = |lab: &Lab| lab.fake.world().device.as_ref().unwrap().peers[&key(1)].endpoint;
+    let mut lab = Lab::new();
+    let mut plan = leader();
+    let told = "192.0.2.1:1".parse().ok();
+    plan.device.peers.insert(key(1), DevicePeer { endpoint: told, ..peer("a") });
+    lab.apply(&plan).await;
+    assert_eq!(endpoint(&lab), told);
+    plan.device.peers.insert(key(1), DevicePeer { endpoint: told, ..peer("renamed") });
+    lab.apply(&plan).await;
+    assert_eq!(endpoint(&lab), None, "the device keeps what it knows");
+    let other = "192.0.2.2:1".parse().ok();
+    plan.device.peers.insert(key(1), DevicePeer { endpoint: other, ..peer("renamed") });
+    lab.apply(&plan).await;
+    assert_eq!(endpoint(&lab), other);
+}
+
+#[tokio::test]
 async fn an_interface_that_someone_removed_is_made_again_with_everything() {
     let mut lab = Lab::new();
     lab.apply(&leader()).await;
