@@ -146,6 +146,13 @@ fn secret(key: &str, text: &str) -> Result<SecretKey, String> {
     text.parse().map_err(|why| format!("{key}: {why}"))
 }
 
+/// An unknown key as an error may show it: what is not a short word may be a secret, because
+/// base64 ends in the sign that ends a key.
+fn shown(key: &str) -> String {
+    let is_word = key.len() <= 24 && key.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_word { excerpt(key) } else { "a key".to_owned() }
+}
+
 fn fwmark(key: &str, text: &str) -> Result<u32, String> {
     match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).map_err(|why| format!("{key}: {}: {why}", excerpt(text))),
@@ -155,6 +162,7 @@ fn fwmark(key: &str, text: &str) -> Result<u32, String> {
 }
 
 impl Parser {
+    /// Errors do not repeat the line: it may hold a secret.
     fn line(&mut self, line: &str) -> Result<(), String> {
         let line = line.split('#').next().unwrap_or_default().trim();
         if line.is_empty() {
@@ -165,17 +173,17 @@ impl Parser {
             self.section = match line.to_ascii_lowercase().as_str() {
                 "[interface]" => Section::Interface,
                 "[peer]" => Section::Peer(Draft::default()),
-                _ => return Err(format!("{}: expected [Interface] or [Peer]", excerpt(line))),
+                _ => return Err("expected [Interface] or [Peer]".to_owned()),
             };
             return Ok(());
         }
-        let (key, text) = line.split_once('=').ok_or_else(|| format!("{}: expected key = value", excerpt(line)))?;
+        let (key, text) = line.split_once('=').ok_or("expected key = value")?;
         self.entry(key.trim(), text.trim())
     }
 
     fn entry(&mut self, key: &str, text: &str) -> Result<(), String> {
         match &mut self.section {
-            Section::None => Err(format!("{}: outside of any section", excerpt(key))),
+            Section::None => Err(format!("{}: outside of any section", shown(key))),
             Section::Interface => self.conf.interface.get_or_insert_default().entry(key, text),
             Section::Peer(draft) => draft.entry(key, text),
         }
@@ -197,7 +205,7 @@ impl InterfaceSection {
             "privatekey" => self.private_key = Some(secret(key, text)?),
             "listenport" => self.listen_port = Some(value(key, text)?),
             "fwmark" => self.fwmark = Some(fwmark(key, text)?),
-            _ => return Err(format!("{}: unknown key in [Interface]", excerpt(key))),
+            _ => return Err(format!("{}: unknown key in [Interface]", shown(key))),
         }
         Ok(())
     }
@@ -220,7 +228,7 @@ impl Draft {
             "persistentkeepalive" => self.persistent_keepalive = Seconds(value(key, text)?),
             "presharedkey" => self.preshared_key = Some(secret(key, text)?),
             "publickey" => self.public_key = Some(value(key, text)?),
-            _ => return Err(format!("{}: unknown key in [Peer]", excerpt(key))),
+            _ => return Err(format!("{}: unknown key in [Peer]", shown(key))),
         }
         Ok(())
     }
@@ -295,8 +303,10 @@ mod tests {
                 "line 2: ListenPort: \"70000\": number too large to fit in target type",
             ),
             ("[Interface]\nAddress = 10.0.0.1/24", "line 2: \"Address\": unknown key in [Interface]"),
-            ("[Router]", "line 1: \"[Router]\": expected [Interface] or [Peer]"),
-            ("[Peer]\nhello", "line 2: \"hello\": expected key = value"),
+            ("[Router]", "line 1: expected [Interface] or [Peer]"),
+            ("[Peer]\nhello", "line 2: expected key = value"),
+            (&format!("[Interface]\nPrivateKey: {KEY}"), "line 2: a key: unknown key in [Interface]"),
+            (KEY, "line 1: a key: outside of any section"),
         ] {
             assert_eq!(Conf::parse(text).unwrap_err().to_string(), expected);
         }

@@ -4,7 +4,9 @@
 //! has not done so for [`Membership::new`]'s timeout, but only by a judge that can hear: our own
 //! check-in is written to the same API server and comes back through the same watch, and only that
 //! *echo* lets time pass here. While the API server is away there are no echoes and the last known
-//! state stays; after a gap everybody gets the full time to check in again.
+//! state stays. A gap between echoes counts for what an ordinary one is worth, or for nothing if it
+//! is as long as the timeout, so that the first echo after an outage, which may well precede the
+//! check-ins of all others, drops nobody.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,6 +17,8 @@ struct Seen {
     last_seen: i64,
     /// When the value was first seen or last seen to change, in monotonic time.
     at: Duration,
+    /// How much had been heard at the first echo after that; `None`: there was none yet.
+    silent_since: Option<Duration>,
     /// Whether it was seen to change. Until then its content is judged, too: it may be old.
     proven: bool,
     /// The local clock when the node was first seen, Unix seconds.
@@ -27,22 +31,27 @@ pub struct Membership {
     timeout: Duration,
     nodes: BTreeMap<NodeName, Seen>,
     last_echo: Option<Duration>,
+    /// The time during which the API server was certainly there.
+    heard: Duration,
+    /// The newest check-in of the cluster, Unix seconds by the clock of whoever made it.
+    newest: i64,
 }
 
 impl Membership {
-    /// Nobody is known yet. `timeout` is how long a node may stay silent (upstream: two check-in
-    /// periods, 60 s).
+    /// Nobody is known yet. `timeout` is how long a node may stay silent: two check-in periods
+    /// (upstream: 60 s).
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, nodes: BTreeMap::new(), last_echo: None }
+        Self { timeout, nodes: BTreeMap::new(), last_echo: None, heard: Duration::ZERO, newest: i64::MIN }
     }
 
     /// The watch says that `name` last checked in at `last_seen` (its clock, Unix seconds). `now` is
     /// monotonic, `wall` is the local clock in Unix seconds.
     pub fn observe(&mut self, name: &NodeName, last_seen: i64, now: Duration, wall: i64) {
-        let first = Seen { last_seen, at: now, proven: false, wall };
+        self.newest = self.newest.max(last_seen);
+        let first = Seen { last_seen, at: now, silent_since: None, proven: false, wall };
         let seen = self.nodes.entry(name.clone()).or_insert(first);
         if seen.last_seen != last_seen {
-            *seen = Seen { last_seen, at: now, proven: true, wall };
+            *seen = Seen { proven: true, ..first };
         }
     }
 
@@ -53,32 +62,36 @@ impl Membership {
 
     /// Our own check-in has come back through the watch: what others did not say, they did not say.
     pub fn echo(&mut self, now: Duration) {
-        let was_deaf = self.last_echo.is_some_and(|last| now.saturating_sub(last) >= self.timeout);
-        if was_deaf {
-            let alive: Vec<NodeName> = self.nodes.keys().filter(|name| self.is_alive(name)).cloned().collect();
-            for name in alive {
-                if let Some(seen) = self.nodes.get_mut(&name) {
-                    seen.at = now;
-                }
-            }
+        let gap = self.last_echo.map_or(Duration::ZERO, |last| now.saturating_sub(last));
+        if gap < self.timeout {
+            self.heard += gap.min(self.timeout / 2);
+        }
+        for seen in self.nodes.values_mut() {
+            seen.silent_since.get_or_insert(self.heard);
         }
         self.last_echo = Some(now);
     }
 
     /// Whether `name` is taken to be alive.
     pub fn is_alive(&self, name: &NodeName) -> bool {
-        self.nodes.get(name).is_some_and(|seen| {
-            let was_heard = self.last_echo.is_none_or(|echo| seen.at + self.timeout > echo);
-            was_heard && seen.last_seen != 0 && (seen.proven || self.was_recent(seen))
-        })
+        self.nodes
+            .get(name)
+            .is_some_and(|seen| !self.was_silent(seen) && seen.last_seen != 0 && (seen.proven || self.was_recent(seen)))
+    }
+
+    /// Whether the timeout has passed and most of it was heard: the echoes of two check-in periods
+    /// are enough in spite of jitter, that of one is not.
+    fn was_silent(&self, seen: &Seen) -> bool {
+        let passed = self.last_echo.map_or(Duration::ZERO, |echo| echo.saturating_sub(seen.at));
+        let heard = seen.silent_since.map_or(Duration::ZERO, |since| self.heard.saturating_sub(since));
+        passed >= self.timeout && heard >= self.timeout * 3 / 4
     }
 
     /// Whether a check-in time that was never seen to change was recent when it was first seen:
     /// against the local clock or, should that one run ahead, the newest check-in of the cluster.
     fn was_recent(&self, seen: &Seen) -> bool {
-        let newest = self.nodes.values().map(|seen| seen.last_seen).max().unwrap_or(seen.last_seen);
         let timeout = i64::try_from(self.timeout.as_secs()).unwrap_or(i64::MAX);
-        seen.wall.min(newest).saturating_sub(seen.last_seen) < timeout
+        seen.wall.min(self.newest).saturating_sub(seen.last_seen) < timeout
     }
 }
 
@@ -148,11 +161,26 @@ mod tests {
     }
 
     #[test]
+    fn an_outage_shorter_than_the_timeout_drops_nobody_either() {
+        let mut lab = Lab::new();
+        lab.check_in("a", START);
+        for now in [29, 60 + 28] {
+            // The check-in that was due after 30 s could not be written until the outage was over.
+            lab.now = now;
+            lab.echo();
+            assert!(lab.alive("a"), "{now}");
+        }
+        lab.now += 30;
+        lab.echo();
+        assert!(!lab.alive("a"));
+    }
+
+    #[test]
     fn who_was_dead_before_an_outage_stays_dead() {
         let mut lab = Lab::new();
         lab.echo();
         lab.check_in("a", START);
-        for now in [30, 61, 2000] {
+        for now in [30, 60, 90, 2000] {
             lab.now = now;
             lab.echo();
         }

@@ -108,7 +108,8 @@ impl Plan {
         } else {
             view.plan_member(&mut plan);
         }
-        plan.routes.retain(|route| route.table != MAIN_TABLE || !view.is_own_link(route.dst));
+        let own_link = view.own_link();
+        plan.routes.retain(|route| route.table != MAIN_TABLE || !own_link.contains(&route.dst));
         plan.warnings.sort();
         plan.warnings.dedup();
         Ok(plan)
@@ -152,16 +153,18 @@ impl View<'_> {
         self.endpoint(&segment.key, Some(&segment.endpoint), segment.persistent_keepalive)
     }
 
-    /// Whether `dst` is the node's own link, or a neighbour on it: reached directly, whatever others
-    /// say. A route of ours would take the place of the kernel's.
-    fn is_own_link(&self, dst: IpNet) -> bool {
-        let mut neighbours = self.segment.members.iter().flat_map(|member| &member.internal_ips);
-        self.member.internal_ips.iter().any(|ip| ip.trunc() == dst) || neighbours.any(|ip| single(ip.addr()) == dst)
+    /// The node's own link and the neighbours on it: reached directly, whatever others say. A route of
+    /// ours would take the place of the kernel's.
+    fn own_link(&self) -> BTreeSet<IpNet> {
+        let members = self.segment.members.iter().flat_map(|member| &member.internal_ips);
+        let link = self.member.internal_ips.iter().map(IpNet::trunc);
+        link.chain(members.map(|ip| single(ip.addr()))).collect()
     }
 
-    /// Whether packets to `gateway` inside the location go through the tunnel, and through which.
+    /// Whether packets to `gateway` inside the location go through the tunnel, and through which. The
+    /// tunnel is IPIP (RFC 2003), which carries IPv4 only.
     fn tunnel_to(&self, gateway: IpAddr) -> Option<&InterfaceName> {
-        let encapsulation = self.local.encapsulation.as_ref()?;
+        let encapsulation = self.local.encapsulation.as_ref().filter(|_| gateway.is_ipv4())?;
         let is_encapsulated = match encapsulation.strategy {
             Strategy::Never => false,
             Strategy::CrossSubnet => self.own_ip(gateway).is_some_and(|own| !own.contains(&gateway)),
@@ -190,6 +193,10 @@ impl View<'_> {
         };
         let via = of_family(&gateway.internal_ips, dst.addr()).ok_or_else(|| lacks(gateway))?;
         let own = self.own_ip(via).ok_or_else(|| lacks(self.member))?.addr();
+        if via == own {
+            let message = format!("{own} is the address of node/{}: nothing is sent there", self.member.name);
+            return Err(Warning::node(&gateway.name, INTERNAL_IP, message));
+        }
         let private = self.local.private_interfaces.get(&own);
         let dev = self.tunnel_to(via).or(private).ok_or_else(|| {
             Warning::node(&self.member.name, INTERNAL_IP, format!("{own} is on no interface of the node"))
@@ -245,11 +252,11 @@ impl View<'_> {
             // The tunnel's outside cannot be reached through the tunnel.
             for dst in routed(segment).filter(|dst| !(is_single(*dst) && endpoints.contains(&dst.addr()))) {
                 let via = segment.wireguard_ips.iter().find(|ip| same_family(**ip, dst.addr())).copied();
-                plan.routes.insert(self.into_mesh(dst, via));
+                plan.routes.insert(self.mesh_route(dst, via));
             }
         }
         for dst in self.topology.peers.iter().flat_map(|peer| &peer.allowed_ips) {
-            plan.routes.insert(self.into_mesh(*dst, None));
+            plan.routes.insert(self.mesh_route(*dst, None));
         }
         let own = self.segment.wireguard_ips.iter().zip(&self.topology.subnets);
         plan.addresses = own.filter_map(|(ip, subnet)| IpNet::new(*ip, subnet.prefix_len()).ok()).collect();
@@ -259,7 +266,7 @@ impl View<'_> {
 
     /// A route to `dst` through the WireGuard interface. The source is the internal IP: unlike the
     /// WireGuard address, the networks around the nodes know it.
-    fn into_mesh(&self, dst: IpNet, via: Option<IpAddr>) -> Route {
+    fn mesh_route(&self, dst: IpNet, via: Option<IpAddr>) -> Route {
         let src = self.own_ip(dst.addr()).map(|own| own.addr());
         Route { dst, via, dev: self.local.interface.clone(), src, table: MAIN_TABLE }
     }

@@ -125,8 +125,9 @@ impl Topology {
         let nodes = Undisputed::of(&input.nodes, &subnets, &mut warnings);
         let mut segments = group(&nodes, input.granularity);
         allocate(&mut segments, &subnets)?;
-        let peers = settle_peers(&input.peers, &segments, &mut warnings);
-        settle_location_ips(&mut segments, &peers, &nodes, &mut warnings);
+        let outside = Outside::of(&segments);
+        let peers = settle_peers(&input.peers, &segments, &outside, &mut warnings);
+        settle_location_ips(&mut segments, &peers, &outside, &nodes, &mut warnings);
         warnings.sort();
         warnings.dedup();
         Ok(Self { subnets, segments, peers, warnings })
@@ -310,20 +311,30 @@ fn allocate(segments: &mut [Segment], subnets: &[IpNet]) -> Result<(), TopologyE
     Ok(())
 }
 
-/// Why nobody may claim `net`: it would draw the tunnels' own packets into the tunnel.
-fn outside_conflict(net: IpNet, segments: &[Segment]) -> Option<String> {
-    if net.prefix_len() == 0 {
-        return Some("a default route through the mesh would cut every tunnel".to_owned());
+/// The public addresses at which segments are reached. Those behind NAT are reached elsewhere, and
+/// private ones are on links, whose routes are longer than what anybody claims.
+struct Outside(BTreeMap<IpAddr, SegmentName>);
+
+impl Outside {
+    fn of(segments: &[Segment]) -> Self {
+        let in_use = segments.iter().filter(|segment| segment.persistent_keepalive.is_zero());
+        let endpoints = in_use.filter_map(|segment| Some((segment.endpoint.ip()?, segment.name.clone())));
+        Self(endpoints.filter(|(ip, _)| is_public_for_election(*ip)).collect())
     }
-    let is_in_use = |segment: &&Segment| segment.persistent_keepalive.is_zero();
-    let mut endpoints = segments.iter().filter(is_in_use).filter_map(|segment| Some((segment, segment.endpoint.ip()?)));
-    let (segment, ip) = endpoints.find(|(_, ip)| is_public_for_election(*ip) && net.contains(ip))?;
-    Some(format!("it contains the endpoint {ip} of {}", segment.name))
+
+    /// Why nobody may claim `net`: it would draw the tunnels' own packets into the tunnel.
+    fn conflict(&self, net: IpNet) -> Option<String> {
+        if net.prefix_len() == 0 {
+            return Some("a default route through the mesh would cut every tunnel".to_owned());
+        }
+        let (ip, segment) = self.0.range(net.network()..=net.broadcast()).next()?;
+        Some(format!("it contains the endpoint {ip} of {segment}"))
+    }
 }
 
 /// Peers by name, without what others have. Of two peers with the same key or the same allowed IP
 /// the first name keeps it; the cluster's own prefixes go to no peer.
-fn settle_peers(peers: &[&Peer], segments: &[Segment], warnings: &mut Vec<Warning>) -> Vec<Peer> {
+fn settle_peers(peers: &[&Peer], segments: &[Segment], outside: &Outside, warnings: &mut Vec<Warning>) -> Vec<Peer> {
     let mut by_name: Vec<&Peer> = peers.to_vec();
     by_name.sort_by_key(|peer| &peer.name);
     let mut keys: BTreeMap<PublicKey, String> =
@@ -342,7 +353,7 @@ fn settle_peers(peers: &[&Peer], segments: &[Segment], warnings: &mut Vec<Warnin
         let mut allowed_ips = Vec::new();
         for net in &peer.allowed_ips {
             let owner = claims.get(net).map(|owner| format!("{owner} has it already"));
-            match owner.or_else(|| outside_conflict(*net, segments)) {
+            match owner.or_else(|| outside.conflict(*net)) {
                 Some(why) => {
                     warnings.push(Warning::peer(&peer.name, "spec.allowedIPs", format!("{net} ignored: {why}")))
                 }
@@ -360,7 +371,13 @@ fn settle_peers(peers: &[&Peer], segments: &[Segment], warnings: &mut Vec<Warnin
 
 /// Drops allowed location IPs that belong to others: upstream's rules in upstream's order, in which a
 /// segment is judged by what the segments before it could keep.
-fn settle_location_ips(segments: &mut [Segment], peers: &[Peer], nodes: &Undisputed<'_>, warnings: &mut Vec<Warning>) {
+fn settle_location_ips(
+    segments: &mut [Segment],
+    peers: &[Peer],
+    outside: &Outside,
+    nodes: &Undisputed<'_>,
+    warnings: &mut Vec<Warning>,
+) {
     let mut location_ips: Claims<usize> = Claims::default();
     let mut allowed_ips: Claims<usize> = Claims::default();
     let mut peer_ips: Claims<usize> = Claims::default();
@@ -380,7 +397,7 @@ fn settle_location_ips(segments: &mut [Segment], peers: &[Peer], nodes: &Undispu
             let inside = inside.map(|(other, owner)| format!("it is inside {other} of {}", segments[*owner].name));
             let of_peer = peer_ips.overlapping(net).next();
             let of_peer = of_peer.map(|(other, peer)| format!("it overlaps {other} of peer/{}", peers[*peer].name));
-            match elsewhere.or(inside).or(of_peer).or_else(|| outside_conflict(net, segments)) {
+            match elsewhere.or(inside).or(of_peer).or_else(|| outside.conflict(net)) {
                 None => segments[index].allowed_location_ips.push(net),
                 Some(why) => {
                     location_ips.remove(net, &index);

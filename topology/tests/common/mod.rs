@@ -41,7 +41,10 @@ pub fn peer(name: &str, n: u8, allowed_ips: &str) -> Peer {
     }
 }
 
+static NOTHING_DISCOVERED: BTreeMap<PublicKey, SocketAddr> = BTreeMap::new();
+
 /// A cluster and how its agents are started.
+#[derive(Clone, Debug)]
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub peers: Vec<Peer>,
@@ -69,19 +72,17 @@ impl Cluster {
         self.plan_with(name, |_| {})
     }
 
-    pub fn plan_with(&self, name: &str, change: impl FnOnce(&mut Local<'_>)) -> Plan {
-        let name = name.into();
-        let node = self.nodes.iter().find(|node| node.name == name).expect("a node of the cluster");
-        let discovered: BTreeMap<PublicKey, SocketAddr> = BTreeMap::new();
+    pub fn plan_with<'a>(&'a self, name: &str, change: impl FnOnce(&mut Local<'a>)) -> Plan {
+        let node = self.nodes.iter().find(|node| node.name.as_str() == name).expect("a node of the cluster");
         let mut local = Local {
-            name: &name,
+            name: &node.name,
             interface: "kilo0".into(),
             private_interfaces: node.internal_ips.iter().map(|ip| (ip.addr(), "eth0".into())).collect(),
             local_routes: true,
             encapsulation: None,
             cni: true,
             service_cidrs: &[],
-            discovered: &discovered,
+            discovered: &NOTHING_DISCOVERED,
             resolved: &self.resolved,
         };
         change(&mut local);
