@@ -1,0 +1,167 @@
+//! What went wrong, with what was being done to which object.
+
+use std::{fmt, io, path::PathBuf};
+
+use ipnet::IpNet;
+use topology::{InterfaceName, Route, Rule, cni::CniError};
+
+/// Why a netlink request came to nothing.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The kernel said no.
+    Kernel {
+        /// The error number.
+        error: io::Error,
+        /// The kernel's own explanation (`NLMSGERR_ATTR_MSG`, linux/netlink.h), if it gave one.
+        reason: Option<String>,
+    },
+    /// The socket to the kernel is gone.
+    Closed,
+    /// A list changed each time while it was read (`NLM_F_DUMP_INTR`).
+    Unsettled,
+}
+
+impl Refusal {
+    /// What the kernel would say of an interface that does not exist.
+    pub(super) fn no_link() -> Self {
+        Self::Kernel { error: io::Error::from_raw_os_error(libc::ENODEV), reason: None }
+    }
+
+    /// The kernel's error number, to be compared with those of errno(3).
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Kernel { error, .. } => error.raw_os_error(),
+            Self::Closed | Self::Unsettled => None,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel { error, reason: Some(reason) } => write!(f, "{error}: {reason}"),
+            Self::Kernel { error, reason: None } => write!(f, "{error}"),
+            Self::Closed => f.write_str("the netlink socket is closed"),
+            Self::Unsettled => f.write_str("the list kept changing while it was read"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// One thing that could not be done to the host.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no way to talk to the kernel.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The kernel did not tell what is there.
+    #[error("cannot list {what}: {source}")]
+    List {
+        /// What was asked for, in the plural.
+        what: &'static str,
+        /// Why.
+        source: Refusal,
+    },
+    /// There is no such interface.
+    #[error("interface {link}: does not exist")]
+    NoLink {
+        /// Its name.
+        link: InterfaceName,
+    },
+    /// An interface could not be read, changed or deleted.
+    #[error("interface {link}: cannot {action}: {source}")]
+    Link {
+        /// What was being done.
+        action: &'static str,
+        /// The interface.
+        link: InterfaceName,
+        /// Why.
+        source: Refusal,
+    },
+    /// An address could not be added or removed.
+    #[error("cannot {action} address {address} dev {link}: {source}")]
+    Address {
+        /// `add` or `remove`.
+        action: &'static str,
+        /// The address with its prefix length.
+        address: IpNet,
+        /// The interface.
+        link: InterfaceName,
+        /// Why.
+        source: Refusal,
+    },
+    /// A route could not be added, replaced or removed.
+    #[error("cannot {action} route {route}: {source}")]
+    Route {
+        /// `add`, `replace` or `remove`.
+        action: &'static str,
+        /// The route.
+        route: Box<Route>,
+        /// Why.
+        source: Refusal,
+    },
+    /// A route's place is taken by one that is not ours, which is left alone.
+    #[error("cannot add route {route}: there is another route to {} that was not made by Kilo", route.dst)]
+    Occupied {
+        /// The route that was wanted.
+        route: Box<Route>,
+    },
+    /// A rule could not be added or removed.
+    #[error("cannot {action} rule {rule}: {source}")]
+    Rule {
+        /// `add` or `remove`.
+        action: &'static str,
+        /// The rule.
+        rule: Box<Rule>,
+        /// Why.
+        source: Refusal,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// `read`, `write`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The CNI configuration is not one in which pod ranges can be kept.
+    #[error("cannot keep the pod ranges in {}: {source}", path.display())]
+    Cni {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: CniError,
+    },
+    /// The firewall table needs a program that is not installed.
+    #[error("the program nft was not found: install the nftables package")]
+    NoNft,
+    /// The `nft` program could not be run to its end.
+    #[error("cannot {action} the firewall table: nft: {source}")]
+    Nft {
+        /// What was being done.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The `nft` program refused.
+    #[error("cannot {action} the firewall table: nft: {message}")]
+    Firewall {
+        /// What was being done.
+        action: &'static str,
+        /// The beginning of what it wrote to its standard error.
+        message: String,
+    },
+    /// The system gave no random numbers for a new key.
+    #[error("cannot make a private key: {0}")]
+    Random(String),
+}
+
+impl Error {
+    /// `source` happened while doing `action` to the file at `path`.
+    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::File { action, path: path.into(), source }
+    }
+}

@@ -1,0 +1,99 @@
+//! The nftables table `inet kilo`: applied in one transaction by the `nft` program (nft(8)), and
+//! compared with what was applied, so that it comes back when someone flushes or edits it.
+
+use std::{io, process::Stdio, time::Duration};
+
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+use topology::{Firewall, firewall::TABLE};
+
+use super::Error;
+
+/// How long the program may take; the kernel commits even large tables within a second.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How much of the program's complaint is passed on, in bytes.
+const LONGEST_MESSAGE: usize = 400;
+
+/// The table, and what it should be.
+#[derive(Debug, Default)]
+pub struct Table {
+    applied: Option<Applied>,
+}
+
+#[derive(Debug)]
+struct Applied {
+    firewall: Firewall,
+    /// How nft lists it. To be compared with later listings only: it is not what was written.
+    listing: String,
+}
+
+impl Table {
+    /// Makes the table `wanted`, unless it is; returns whether it had to be written.
+    pub async fn set(&mut self, wanted: &Firewall) -> Result<bool, Error> {
+        let is_told = self.applied.as_ref().is_some_and(|applied| applied.firewall == *wanted);
+        if is_told && self.in_place().await? {
+            return Ok(false);
+        }
+        self.applied = None;
+        run("apply", &["-f", "-"], &wanted.ruleset()).await?;
+        let listing = list().await?;
+        self.applied = Some(Applied { firewall: wanted.clone(), listing });
+        Ok(true)
+    }
+
+    /// Whether the kernel's table is still as it was applied.
+    pub async fn in_place(&self) -> Result<bool, Error> {
+        let Some(applied) = &self.applied else { return Ok(false) };
+        match list().await {
+            Ok(listing) => Ok(listing == applied.listing),
+            // There is no table.
+            Err(Error::Firewall { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the table, whether or not it exists.
+    pub async fn remove(&mut self) -> Result<(), Error> {
+        self.applied = None;
+        run("remove", &["-f", "-"], &Firewall::removal()).await.map(drop)
+    }
+}
+
+/// The table in the program's notation, numbers unresolved.
+async fn list() -> Result<String, Error> {
+    run("list", &["-nn", "list", "table", "inet", TABLE], "").await
+}
+
+/// Runs nft with `input` and returns its output.
+async fn run(action: &'static str, arguments: &[&str], input: &str) -> Result<String, Error> {
+    let failed = |source| Error::Nft { action, source };
+    let mut command = Command::new("nft");
+    command.args(arguments).env("LC_ALL", "C").kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoNft),
+        child => child.map_err(failed)?,
+    };
+    let stdin = child.stdin.take();
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            // A program that ends early says why on its standard error; a broken pipe says less.
+            _ = stdin.write_all(input.as_bytes()).await;
+        }
+    };
+    // Both at once: a program that writes before it has read everything must not wait for us.
+    let (output, ()) = timeout(DEADLINE, async { tokio::join!(child.wait_with_output(), feed) })
+        .await
+        .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
+    let output = output.map_err(failed)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Error::Firewall { action, message: excerpt(&output.stderr) })
+}
+
+/// The beginning of `text`, on one line.
+fn excerpt(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text.get(..LONGEST_MESSAGE).unwrap_or(text));
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,103 @@
+//! This host, behind the agent's [`Host`] trait.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use ipnet::IpNet;
+use topology::{Firewall, InterfaceName, Route, Rule};
+
+use super::{
+    Error, Netlink, addresses, cni,
+    facts::{self, Hostname},
+    firewall::Table,
+    links,
+    ownership::Ownership,
+};
+use crate::host::{Facts, Failure, Host};
+
+/// What of the agent's flags concerns the host.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The WireGuard interface.
+    pub interface: InterfaceName,
+    /// The node's name.
+    pub hostname: String,
+    /// Where the routes and rules that we made are remembered.
+    pub state: PathBuf,
+    /// The CNI configuration to keep; `None` leaves CNI to others.
+    pub conflist: Option<PathBuf>,
+}
+
+/// The host that this process runs on: the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Linux {
+    netlink: Netlink,
+    interface: InterfaceName,
+    hostname: Hostname,
+    ownership: Ownership,
+    table: Table,
+    conflist: Option<PathBuf>,
+}
+
+impl Linux {
+    /// Opens the host; nothing is changed yet.
+    pub fn open(settings: Settings) -> Result<Self, Error> {
+        Ok(Self {
+            netlink: Netlink::open()?,
+            interface: settings.interface,
+            hostname: Hostname::new(settings.hostname),
+            ownership: Ownership::load(&settings.state)?,
+            table: Table::default(),
+            conflist: settings.conflist,
+        })
+    }
+
+    async fn try_set_link(&self, up: bool, mtu: u16) -> Result<(), Error> {
+        let link = links::expect(&self.netlink, &self.interface).await?;
+        links::set_mtu(&self.netlink, &link, mtu.into()).await?;
+        links::set_up(&self.netlink, &link, up).await
+    }
+}
+
+fn failures(doing: &'static str, errors: impl IntoIterator<Item = Error>) -> Vec<Failure> {
+    errors.into_iter().map(|error| Failure::new(doing, error)).collect()
+}
+
+impl Host for Linux {
+    async fn facts(&mut self) -> Result<Facts, Failure> {
+        let hostname = self.hostname.resolve().await;
+        facts::gather(&self.netlink, hostname).await.map_err(|error| Failure::new("facts", error))
+    }
+
+    async fn set_link(&mut self, up: bool, mtu: u16) -> Vec<Failure> {
+        failures("link", self.try_set_link(up, mtu).await.err())
+    }
+
+    async fn set_addresses(&mut self, wanted: &BTreeSet<IpNet>) -> Vec<Failure> {
+        let errors = match links::expect(&self.netlink, &self.interface).await {
+            Ok(link) => addresses::set(&self.netlink, &link, wanted).await,
+            Err(error) => vec![error],
+        };
+        failures("addresses", errors)
+    }
+
+    async fn set_routes(&mut self, wanted: &BTreeSet<Route>) -> Vec<Failure> {
+        failures("routes", self.ownership.set_routes(&self.netlink, wanted).await)
+    }
+
+    async fn set_rules(&mut self, wanted: &BTreeSet<Rule>) -> Vec<Failure> {
+        failures("rules", self.ownership.set_rules(&self.netlink, wanted).await)
+    }
+
+    async fn set_firewall(&mut self, wanted: Option<&Firewall>) -> Vec<Failure> {
+        let result = match wanted {
+            Some(wanted) => self.table.set(wanted).await.map(drop),
+            None => self.table.remove().await,
+        };
+        failures("firewall", result.err())
+    }
+
+    async fn set_pod_ranges(&mut self, pod_cidrs: &[IpNet]) -> Vec<Failure> {
+        let result = self.conflist.as_deref().map_or(Ok(false), |path| cni::keep(path, pod_cidrs));
+        failures("cni", result.err())
+    }
+}

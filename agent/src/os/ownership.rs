@@ -1,0 +1,281 @@
+//! Which routes and rules of the host are ours.
+//!
+//! Protocol `static` is what administrators use too, so the kernel's lists do not tell whose a route
+//! is. We remember what we made, in a file so that it survives our own death. Routes and rules do not
+//! survive the machine's, hence the file holds good only for one boot (`boot_id`, random(4)).
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use topology::{Route, Rule, SetDiff};
+
+use super::{
+    Error, Netlink,
+    file::{self, Survives},
+    routes, rules,
+};
+
+/// Where the kernel tells this boot from others.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What leads from `present` to `wanted` when only `owned` entries may go. What is wanted and present
+/// already does not appear, whoever made it.
+pub fn changes<T: Ord + Clone>(present: &BTreeSet<T>, owned: &BTreeSet<T>, wanted: &BTreeSet<T>) -> SetDiff<T> {
+    let mut diff = SetDiff::between(present, wanted);
+    diff.remove.retain(|entry| owned.contains(entry));
+    diff
+}
+
+/// [`changes`] for routes, which may also take the place of a leftover.
+pub fn route_changes(
+    present: &BTreeSet<Route>,
+    owned: &BTreeSet<Route>,
+    wanted: &BTreeSet<Route>,
+) -> SetDiff<Route> {
+    let mut diff = SetDiff::between(present, wanted);
+    let added = &diff.add;
+    diff.remove.retain(|old| owned.contains(old) || added.iter().any(|new| is_leftover(old, new)));
+    diff
+}
+
+/// Whether `old`, which nobody remembers, stands where `new` is to go and looks like the work of an
+/// agent whose memory was lost (or of upstream's): to a gateway `onlink`, or to the same interface.
+fn is_leftover(old: &Route, new: &Route) -> bool {
+    let same_place = (old.dst, old.table) == (new.dst, new.table);
+    same_place && (old.onlink() || (old.dev == new.dev && new.via.is_none()))
+}
+
+/// The form in which a route is remembered.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredRoute {
+    dst: IpNet,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    via: Option<IpAddr>,
+    dev: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    src: Option<IpAddr>,
+    table: u32,
+}
+
+/// The form in which a rule is remembered.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredRule {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<IpNet>,
+    to: IpNet,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    iif: Option<String>,
+    table: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    boot: String,
+    routes: Vec<StoredRoute>,
+    rules: Vec<StoredRule>,
+}
+
+/// What we made, and the file that remembers it.
+#[derive(Debug)]
+pub struct Ownership {
+    path: PathBuf,
+    boot: String,
+    owned: Owned,
+    /// What the file says; `None` if it is not known to say anything.
+    saved: Option<Owned>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Owned {
+    routes: BTreeSet<Route>,
+    rules: BTreeSet<Rule>,
+}
+
+impl Ownership {
+    /// What the file at `path` remembers of this boot. A file that is missing, of another boot or
+    /// not to be understood counts as empty: the worst that follows is a route that stays behind.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let boot = fs::read_to_string(BOOT_ID).map_err(|source| Error::file("read", BOOT_ID, source))?;
+        let boot = boot.trim().to_owned();
+        let saved = match fs::read(path) {
+            Ok(text) => read(&text, &boot),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Owned::default()),
+            Err(source) => return Err(Error::file("read", path, source)),
+        };
+        if saved.is_none() {
+            tracing::info!(path = %path.display(), "the list of installed routes is of another boot or unreadable: ignored");
+        }
+        Ok(Self { path: path.to_owned(), boot, owned: saved.clone().unwrap_or_default(), saved })
+    }
+
+    /// Makes `wanted` all of our routes; returns what failed.
+    pub async fn set_routes(&mut self, netlink: &Netlink, wanted: &BTreeSet<Route>) -> Vec<Error> {
+        let present = match routes::present(netlink).await {
+            Ok(present) => present,
+            Err(error) => return vec![error],
+        };
+        let diff = route_changes(&present, &self.owned.routes, wanted);
+        // Remembered before they exist and until they are surely gone: whoever comes after a crash must
+        // know them as ours. What is remembered in vain is forgotten at the next call.
+        self.owned.routes = diff.remove.iter().chain(wanted).cloned().collect();
+        let mut errors: Vec<Error> = self.save().err().into_iter().collect();
+        let failures = routes::apply(netlink, &diff).await;
+        if failures.is_empty() {
+            self.owned.routes.clone_from(wanted);
+        }
+        errors.extend(self.save().err());
+        errors.extend(failures);
+        errors
+    }
+
+    /// Makes `wanted` all of our rules; returns what failed.
+    pub async fn set_rules(&mut self, netlink: &Netlink, wanted: &BTreeSet<Rule>) -> Vec<Error> {
+        let present = match rules::present(netlink).await {
+            Ok(present) => present,
+            Err(error) => return vec![error],
+        };
+        let diff = changes(&present, &self.owned.rules, wanted);
+        self.owned.rules = diff.remove.iter().chain(wanted).cloned().collect();
+        let mut errors: Vec<Error> = self.save().err().into_iter().collect();
+        let failures = rules::apply(netlink, &diff).await;
+        if failures.is_empty() {
+            self.owned.rules.clone_from(wanted);
+        }
+        errors.extend(self.save().err());
+        errors.extend(failures);
+        errors
+    }
+
+    /// Writes the file if it does not say this already; there is none while nothing is owned.
+    fn save(&mut self) -> Result<(), Error> {
+        if self.saved.as_ref() == Some(&self.owned) {
+            return Ok(());
+        }
+        self.saved = None;
+        if self.owned == Owned::default() {
+            file::remove(&self.path).map_err(|source| Error::file("remove", &self.path, source))?;
+        } else {
+            let text = write(&self.owned, &self.boot).map_err(|source| Error::file("write", &self.path, source))?;
+            file::replace(&self.path, &text, 0o600, Survives::Crash)
+                .map_err(|source| Error::file("write", &self.path, source))?;
+        }
+        self.saved = Some(self.owned.clone());
+        Ok(())
+    }
+}
+
+/// `None` unless `text` is a list of this boot.
+fn read(text: &[u8], boot: &str) -> Option<Owned> {
+    let stored: Stored = serde_json::from_slice(text).ok()?;
+    if stored.boot != boot {
+        return None;
+    }
+    let route = |StoredRoute { dst, via, dev, src, table }| Route { dst, via, dev: dev.into(), src, table };
+    let rule = |StoredRule { from, to, iif, table }| Rule { from, to, iif: iif.map(Into::into), table };
+    Some(Owned {
+        routes: stored.routes.into_iter().map(route).collect(),
+        rules: stored.rules.into_iter().map(rule).collect(),
+    })
+}
+
+fn write(owned: &Owned, boot: &str) -> io::Result<Vec<u8>> {
+    let route = |route: &Route| {
+        let Route { dst, via, dev, src, table } = route.clone();
+        StoredRoute { dst, via, dev: dev.to_string(), src, table }
+    };
+    let rule = |rule: &Rule| {
+        let Rule { from, to, iif, table } = rule.clone();
+        StoredRule { from, to, iif: iif.map(|name| name.to_string()), table }
+    };
+    let stored = Stored {
+        boot: boot.to_owned(),
+        routes: owned.routes.iter().map(route).collect(),
+        rules: owned.rules.iter().map(rule).collect(),
+    };
+    Ok(serde_json::to_vec(&stored)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A route from `DST [via GATEWAY] dev LINK`.
+    fn route(text: &str) -> Route {
+        let words: Vec<&str> = text.split(' ').collect();
+        let after = |key| words.iter().position(|word| *word == key).map(|at| words[at + 1]);
+        Route {
+            dst: words[0].parse().unwrap(),
+            via: after("via").map(|ip| ip.parse().unwrap()),
+            dev: after("dev").unwrap().into(),
+            src: None,
+            table: after("table").map_or(254, |table| table.parse().unwrap()),
+        }
+    }
+
+    fn set(routes: &[&str]) -> BTreeSet<Route> {
+        routes.iter().map(|text| route(text)).collect()
+    }
+
+    #[track_caller]
+    fn check(present: &[&str], owned: &[&str], wanted: &[&str], remove: &[&str], add: &[&str]) {
+        let diff = route_changes(&set(present), &set(owned), &set(wanted));
+        assert_eq!((diff.remove.into_iter().collect(), diff.add.into_iter().collect()), (set(remove), set(add)));
+    }
+
+    const OLD: &str = "10.2.0.0/24 via 10.4.0.1 dev kilo0";
+    const NEW: &str = "10.2.0.0/24 via 10.4.0.9 dev kilo0";
+    const ADMINS: &str = "10.9.0.0/24 dev eth1";
+
+    #[test]
+    fn only_what_is_owned_goes() {
+        check(&[OLD, ADMINS], &[OLD], &[], &[OLD], &[]);
+        check(&[OLD, ADMINS], &[], &[], &[], &[]);
+        // Someone removed it: nothing is left to remove.
+        check(&[ADMINS], &[OLD], &[], &[], &[]);
+    }
+
+    #[test]
+    fn what_is_there_already_is_adopted_and_what_is_missing_is_added() {
+        check(&[OLD, ADMINS], &[], &[OLD, ADMINS], &[], &[]);
+        check(&[ADMINS], &[OLD], &[OLD], &[], &[OLD]);
+    }
+
+    #[test]
+    fn a_changed_gateway_replaces_an_owned_or_a_forgotten_route() {
+        check(&[OLD], &[OLD], &[NEW], &[OLD], &[NEW]);
+        check(&[OLD], &[], &[NEW], &[OLD], &[NEW]);
+    }
+
+    #[test]
+    fn an_administrators_route_does_not_make_way() {
+        let ours = "10.9.0.0/24 via 10.4.0.1 dev kilo0";
+        check(&[ADMINS], &[], &[ours], &[], &[ours]);
+        // The same destination in another table is another route.
+        let elsewhere = "10.9.0.0/24 via 10.4.0.1 dev kilo0 table 1107";
+        check(&[ours], &[], &[elsewhere], &[], &[elsewhere]);
+    }
+
+    #[test]
+    fn the_memory_survives_a_restart_but_not_a_reboot() {
+        let owned = Owned {
+            routes: set(&[OLD, "fd02::/64 dev kilo0"]),
+            rules: BTreeSet::from([Rule {
+                from: None,
+                to: "10.1.0.3/32".parse().unwrap(),
+                iif: Some("kilo0".into()),
+                table: 1107,
+            }]),
+        };
+        let text = write(&owned, "boot-1").unwrap();
+        assert_eq!(read(&text, "boot-1"), Some(owned));
+        assert_eq!(read(&text, "boot-2"), None);
+        assert_eq!(read(&text[..text.len() - 1], "boot-1"), None);
+        assert_eq!(read(b"", "boot-1"), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! Policy routing rules as the kernel has them (rtnetlink(7), `RTM_*RULE`; linux/fib_rules.h).
+//!
+//! A rule is recognised only if it is exactly of the kind that Kilo makes: a table lookup with
+//! protocol `static` and our priority, selecting by nothing but source, destination and interface.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::RouteProtocol,
+    rule::{RuleAction, RuleAttribute, RuleFlags, RuleHeader, RuleMessage},
+};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use topology::{Rule, SetDiff};
+
+use super::{Error, Netlink};
+
+/// The priority of our rules: the last before the main table's (32766), so that the rules that
+/// people make, which get lower numbers, win.
+pub const PRIORITY: u32 = 32_765;
+
+/// "No such rule suppresses anything" (`fib_rule.suppress_prefixlen` of a plain rule).
+const NO_SUPPRESSION: u32 = u32::MAX;
+
+fn parse(message: &RuleMessage) -> Option<Rule> {
+    let RuleHeader { family, dst_len, src_len, tos, table, action, flags } = message.header.clone();
+    if action != RuleAction::ToTable || tos != 0 || flags.contains(RuleFlags::Invert) {
+        return None;
+    }
+    if !matches!(family, AddressFamily::Inet | AddressFamily::Inet6) {
+        return None;
+    }
+    let (mut from, mut to, mut iif, mut table) = (None, None, None, u32::from(table));
+    let (mut priority, mut protocol) = (0, RouteProtocol::Unspec);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(ip) => from = Some(IpNet::new(*ip, src_len).ok()?),
+            RuleAttribute::Destination(ip) => to = Some(IpNet::new(*ip, dst_len).ok()?),
+            RuleAttribute::Iifname(name) => iif = Some(name.as_str().into()),
+            RuleAttribute::Table(id) => table = *id,
+            RuleAttribute::Priority(value) => priority = *value,
+            RuleAttribute::Protocol(value) => protocol = *value,
+            RuleAttribute::SuppressPrefixLen(NO_SUPPRESSION) => {}
+            _ => return None,
+        }
+    }
+    (priority == PRIORITY && protocol == RouteProtocol::Static).then_some(Rule { from, to: to?, iif, table })
+}
+
+fn message(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = match rule.to.addr() {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.action = RuleAction::ToTable;
+    message.header.dst_len = rule.to.prefix_len();
+    message.attributes = vec![
+        RuleAttribute::Destination(rule.to.network()),
+        RuleAttribute::Table(rule.table),
+        RuleAttribute::Priority(PRIORITY),
+        RuleAttribute::Protocol(RouteProtocol::Static),
+    ];
+    if let Some(from) = rule.from {
+        message.header.src_len = from.prefix_len();
+        message.attributes.push(RuleAttribute::Source(from.network()));
+    }
+    if let Some(iif) = &rule.iif {
+        message.attributes.push(RuleAttribute::Iifname(iif.to_string()));
+    }
+    message
+}
+
+/// All rules of our kind, of both families.
+pub async fn present(netlink: &Netlink) -> Result<BTreeSet<Rule>, Error> {
+    let mut rules = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RuleMessage::default();
+        request.header.family = family;
+        let entries = netlink.dump(RouteNetlinkMessage::GetRule(request)).await;
+        let entries = entries.map_err(|source| Error::List { what: "rules", source })?;
+        rules.extend(entries.iter().filter_map(|entry| match entry {
+            RouteNetlinkMessage::NewRule(message) => parse(message),
+            _ => None,
+        }));
+    }
+    Ok(rules)
+}
+
+/// Makes the change and returns what of it failed.
+pub async fn apply(netlink: &Netlink, diff: &SetDiff<Rule>) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for rule in &diff.add {
+        let request = RouteNetlinkMessage::NewRule(message(rule));
+        let result = netlink.change(request, NLM_F_CREATE | NLM_F_EXCL).await;
+        errors.extend(unless(result, libc::EEXIST, "add", rule));
+    }
+    for rule in &diff.remove {
+        let result = netlink.change(RouteNetlinkMessage::DelRule(message(rule)), 0).await;
+        errors.extend(unless(result, libc::ENOENT, "remove", rule));
+    }
+    errors
+}
+
+/// The error in `result`, unless it is `settled`: then the rule is already as it should be.
+fn unless(result: Result<(), super::Refusal>, settled: i32, action: &'static str, rule: &Rule) -> Option<Error> {
+    let source = result.err().filter(|refusal| refusal.errno() != Some(settled))?;
+    Some(Error::Rule { action, rule: Box::new(rule.clone()), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_survives_its_message_and_a_strangers_is_not_seen() {
+        let rule = Rule {
+            from: Some("10.42.0.0/24".parse().unwrap()),
+            to: "10.1.0.3/32".parse().unwrap(),
+            iif: Some("kilo0".into()),
+            table: 1107,
+        };
+        assert_eq!(parse(&message(&rule)), Some(rule.clone()));
+        let mut marked = message(&rule);
+        marked.attributes.push(RuleAttribute::FwMark(1));
+        assert_eq!(parse(&marked), None);
+        let mut inverted = message(&rule);
+        inverted.header.flags = RuleFlags::Invert;
+        assert_eq!(parse(&inverted), None);
+        let mut elsewhere = message(&rule);
+        elsewhere.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::Priority(_)));
+        assert_eq!(parse(&elsewhere), None);
+    }
+}
