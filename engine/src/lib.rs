@@ -1,50 +1,71 @@
-//! A WireGuard device in userspace: TUN on one side, UDP on the other, `boringtun::noise` between.
+//! A WireGuard device in userspace: TUN on one side, UDP on the other, [`boringtun::noise`]
+//! between them. Made to be embedded, and to be fast: both sides hand over many packets with one
+//! system call where the kernel can do that.
+//!
+//! The protocol is that of the [WireGuard paper](https://www.wireguard.com/papers/wireguard.pdf);
+//! where the paper leaves a choice, the device does what the Linux kernel's does.
+//!
+//! # Where things are
+//! A packet's way out is in `egress`, its way in is in `ingress`; each has a thread. A third
+//! thread, `control`, does handshakes and timers, so that neither can hold up packets. What
+//! they share is in `shared`. `peer` wraps the Noise state machine; `segment` and `coalesce`
+//! cut and join packets for the offloads; `sys` contains all system calls and all `unsafe`.
+//!
+//! # What it does not do
+//! * Set addresses, routes, or the interface up: the owner does that.
+//! * Choose the source address of outgoing UDP packets: routing does.
+//! * Zero key copies inside `boringtun`, which does so for private keys but not preshared ones.
+//!
+//! `boringtun` logs idle peers as errors; a subscriber may want to turn its target down.
+//!
+//! ```no_run
+//! use engine::{Device, Options, PeerConfig, Secret};
+//!
+//! # fn main() -> Result<(), engine::Error> {
+//! let device = Device::create(Options::new("wg0"))?;
+//! device.set_private_key(Secret::from([1; 32]))?;
+//! device.set_listen_port(51820)?;
+//! device.set_peer(PeerConfig {
+//!     public_key: [2; 32],
+//!     preshared_key: None,
+//!     endpoint: "192.0.2.1:51820".parse().ok(),
+//!     persistent_keepalive: 25,
+//!     allowed_ips: vec!["10.0.0.0/24".parse().unwrap()],
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
 #![deny(unsafe_code)]
 
+mod allowed_ips;
+mod checksum;
+mod coalesce;
 mod config;
+mod control;
+mod device;
+mod drops;
+mod egress;
 mod error;
+mod identity;
+mod inbox;
+mod ingress;
+mod kernel;
+mod net;
+mod outbox;
+mod packet;
+mod peer;
 mod secret;
+mod segment;
+mod shared;
+mod sys;
+mod table;
+mod tun;
+mod uapi;
+mod update;
+mod vnet;
+mod wake;
 
 pub use config::{DEFAULT_UAPI_DIR, DeviceStats, Drops, Options, PeerConfig, PeerStats};
+pub use device::Device;
 pub use error::Error;
 pub use secret::{PublicKey, Secret};
-
-/// A WireGuard interface and the threads that move its packets. Closed when dropped.
-pub struct Device {
-    name: String,
-}
-
-impl Device {
-    /// Makes the TUN interface in the network namespace of the calling thread.
-    pub fn create(options: Options) -> Result<Self, Error> {
-        let _ = options;
-        Err(Error::Closed)
-    }
-    /// The interface name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-    /// Sets the private key.
-    pub fn set_private_key(&self, key: Secret) -> Result<(), Error> {
-        drop(key);
-        Err(Error::Closed)
-    }
-    /// Binds both sockets to this port (0 = any free one) and returns the port.
-    pub fn set_listen_port(&self, _port: u16) -> Result<u16, Error> {
-        Err(Error::Closed)
-    }
-    /// Sets the mark of outgoing UDP packets; 0 means none.
-    pub fn set_fwmark(&self, _mark: u32) -> Result<(), Error> {
-        Err(Error::Closed)
-    }
-    /// Creates the peer or brings it to exactly this state. `endpoint: None` on an existing peer keeps a roamed endpoint.
-    pub fn set_peer(&self, _peer: PeerConfig) -> Result<(), Error> {
-        Err(Error::Closed)
-    }
-    /// Removes the peer, if there is one.
-    pub fn remove_peer(&self, _key: &PublicKey) {}
-    /// Statistics now.
-    pub fn stats(&self) -> DeviceStats {
-        DeviceStats { public_key: None, peers: Vec::new(), listen_port: 0, fwmark: 0, drops: Drops::default() }
-    }
-}

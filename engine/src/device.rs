@@ -1,0 +1,123 @@
+//! The device as its owner sees it, and the life of its threads.
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use crate::net::Sockets;
+use crate::shared::{Shared, Wakes};
+use crate::tun::Tun;
+use crate::uapi::{self, UapiSocket};
+use crate::update::PeerUpdate;
+use crate::wake::Wake;
+use crate::{DeviceStats, Error, Options, PeerConfig, PublicKey, Secret, control, egress, ingress};
+
+/// A WireGuard interface and the threads that move its packets.
+///
+/// Addresses, routes and whether the interface is up are the owner's business, as with any
+/// other interface. Dropping the device ends its threads and removes the interface.
+pub struct Device {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Device {
+    /// Makes the TUN interface, down, in the network namespace of the calling thread, where its
+    /// sockets stay too, and binds them to a free UDP port.
+    ///
+    /// # Errors
+    /// If the name is not a valid one or taken, or the kernel refuses the interface (which needs
+    /// `CAP_NET_ADMIN` and `/dev/net/tun`), the sockets or the threads.
+    pub fn create(options: Options) -> Result<Self, Error> {
+        let tun = Tun::create(&options)?;
+        let uapi = match &options.uapi_dir {
+            Some(directory) => Some(UapiSocket::bind(directory, &options.name)?),
+            None => None,
+        };
+        let sockets = Sockets::bind(0, 0, options.offload)?;
+        let wake = || Wake::new().map_err(|source| Error::Thread { name: "pipe", source });
+        let wakes = Wakes { egress: wake()?, ingress: wake()?, uapi: wake()? };
+        let shared = Arc::new(Shared::new(tun, options.mtu, options.offload, sockets, wakes));
+
+        let mut device = Self { shared, threads: Vec::new() };
+        // A thread that cannot be started ends those before it, as the device is dropped.
+        device.start("wg-control", control::run)?;
+        device.start("wg-egress", |shared| egress::run(shared, &shared.wakes.egress))?;
+        device.start("wg-ingress", |shared| ingress::run(shared, &shared.wakes.ingress))?;
+        if let Some(socket) = uapi {
+            device.start("wg-uapi", move |shared| uapi::run(shared, &socket))?;
+        }
+        Ok(device)
+    }
+
+    fn start(&mut self, name: &'static str, run: impl FnOnce(&Shared) + Send + 'static) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        let thread = Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&shared))
+            .map_err(|source| Error::Thread { name, source })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// The interface name.
+    pub fn name(&self) -> &str {
+        self.shared.tun.name()
+    }
+
+    /// Sets the private key; all zeros takes it away. With another key than before, all
+    /// sessions begin anew, and a peer that has this device's public key is removed.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn set_private_key(&self, key: Secret) -> Result<(), Error> {
+        self.shared.set_private_key(key);
+        Ok(())
+    }
+
+    /// Binds both sockets to this UDP port (0 = any free one) and returns the port. Sessions
+    /// are not disturbed; on failure the old port stays.
+    ///
+    /// # Errors
+    /// If the port is taken or the kernel refuses the sockets.
+    pub fn set_listen_port(&self, port: u16) -> Result<u16, Error> {
+        self.shared.set_listen_port(port)
+    }
+
+    /// Sets the mark (`SO_MARK`) of outgoing UDP packets; 0 means none.
+    ///
+    /// # Errors
+    /// If the kernel refuses it, for which it wants `CAP_NET_ADMIN`.
+    pub fn set_fwmark(&self, mark: u32) -> Result<(), Error> {
+        self.shared.set_fwmark(mark)
+    }
+
+    /// Creates the peer or brings it to exactly this state. `endpoint: None` on an existing
+    /// peer keeps a roamed endpoint. Only another preshared key ends the peer's session; no
+    /// other peer notices, but for allowed IPs that are taken from it.
+    ///
+    /// # Errors
+    /// [`Error::OwnKey`] if the peer has the device's own key; [`Error::TooManyPeers`].
+    pub fn set_peer(&self, peer: PeerConfig) -> Result<(), Error> {
+        self.shared.apply_to_peer(PeerUpdate::from(peer))
+    }
+
+    /// Removes the peer, its sessions and its allowed IPs, if there is one.
+    pub fn remove_peer(&self, key: &PublicKey) {
+        self.shared.remove_peer(key);
+    }
+
+    /// The state of the device and its peers now.
+    pub fn stats(&self) -> DeviceStats {
+        self.shared.stats()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.shared.close();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The way of a packet out: TUN, peer by destination address, sealed, UDP.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::drops::Cause;
+use crate::outbox::Outbox;
+use crate::packet;
+use crate::peer::{Peer, Progress, Unsendable};
+use crate::segment::Segments;
+use crate::shared::Shared;
+use crate::sys::poll::wait_readable;
+use crate::tun::MAX_FRAME;
+use crate::wake::Wake;
+
+/// How long to leave an interface alone that gives errors, as one does that is down or gone.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs until the device is closed.
+pub(crate) fn run(shared: &Shared, wake: &Wake) {
+    let mut egress = Egress {
+        shared,
+        // Padding may add a few bytes to the longest packet.
+        scratch: vec![0; MAX_FRAME + 16],
+        outbox: Outbox::new(),
+    };
+    let mut frame = vec![0; MAX_FRAME];
+    while !shared.is_closing() {
+        match shared.tun.read(&mut frame) {
+            Ok(len) => egress.forward(&mut frame[..len]),
+            Err(error) => {
+                egress.flush();
+                egress.wait(&error, wake);
+            }
+        }
+    }
+}
+
+struct Egress<'a> {
+    shared: &'a Shared,
+    scratch: Vec<u8>,
+    outbox: Outbox,
+}
+
+impl Egress<'_> {
+    fn forward(&mut self, frame: &mut [u8]) {
+        if let Err(cause) = self.seal(frame) {
+            self.shared.drops.add(cause, 1);
+        }
+        if self.outbox.is_full() {
+            self.flush();
+        }
+    }
+
+    fn seal(&mut self, frame: &mut [u8]) -> Result<(), Cause> {
+        let mut segments = Segments::of(frame).ok_or(Cause::TunMalformed)?;
+        let peer = self.peer_for(segments.packet())?;
+        let (mtu, now) = (usize::from(self.shared.mtu), self.shared.now());
+        loop {
+            let outbox = &mut self.outbox;
+            match peer.seal(&mut segments, &mut self.scratch, mtu, outbox, now) {
+                Ok(Progress::Finished) => return Ok(()),
+                Ok(Progress::OutboxFull) => self.flush(),
+                Err(Unsendable::NoEndpoint) => return Err(Cause::NoEndpoint),
+                Err(Unsendable::NoPrivateKey) => return Err(Cause::NoPrivateKey),
+            }
+        }
+    }
+
+    fn peer_for(&self, packet: &[u8]) -> Result<Arc<Peer>, Cause> {
+        let destination = packet::destination(packet).ok_or(Cause::TunMalformed)?;
+        self.shared.table().by_address(destination).cloned().ok_or(Cause::NoPeer)
+    }
+
+    fn flush(&mut self) {
+        self.outbox.flush(&self.shared.sockets(), &self.shared.drops);
+    }
+
+    fn wait(&self, error: &io::Error, wake: &Wake) {
+        let _ = match error.kind() {
+            io::ErrorKind::Interrupted => return,
+            io::ErrorKind::WouldBlock => wait_readable([Some(self.shared.tun.fd()), Some(wake.fd())], None),
+            _ => wait_readable([None, Some(wake.fd())], Some(PAUSE)),
+        };
+    }
+}

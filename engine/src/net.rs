@@ -1,0 +1,189 @@
+//! The UDP side of the device: one socket for each family on the same port, and what to do when
+//! the kernel cannot do what it promises.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::Error;
+use crate::drops::{Cause, DropCounters};
+use crate::kernel::Version;
+use crate::sys::udp::{self, Message};
+
+/// Socket buffers in bytes, as large as wireguard-go asks for.
+const BUFFER: libc::c_int = 7 << 20;
+/// How often to look for a port that is free in both families.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Both sockets. They are replaced together, never changed but for mark and fallbacks.
+pub(crate) struct Sockets {
+    v4: Socket,
+    /// `None` where the kernel has no IPv6.
+    v6: Option<Socket>,
+    port: u16,
+}
+
+/// One socket and what works on it.
+pub(crate) struct Socket {
+    pub(crate) udp: UdpSocket,
+    segmentation: AtomicBool,
+}
+
+impl Sockets {
+    /// Binds both in the network namespace of the calling thread; port 0 takes any free port.
+    pub(crate) fn bind(port: u16, mark: u32, offload: bool) -> Result<Self, Error> {
+        let failed = |step| move |source| Error::Udp { port, step, source };
+        let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
+        loop {
+            attempts -= 1;
+            let v4 = udp::bind(false, port).map_err(failed("binding for IPv4"))?;
+            let bound = v4.local_addr().map_err(failed("reading the port"))?.port();
+            let v6 = match udp::bind(true, bound) {
+                Ok(socket) => Some(socket),
+                Err(error) if is_unsupported(&error) => None,
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => continue,
+                Err(error) => return Err(failed("binding for IPv6")(error)),
+            };
+            let sockets = Self {
+                v4: Socket::set_up(v4, false, offload).map_err(failed("setting up IPv4"))?,
+                v6: v6
+                    .map(|socket| Socket::set_up(socket, true, offload))
+                    .transpose()
+                    .map_err(failed("setting up IPv6"))?,
+                port: bound,
+            };
+            if mark != 0 {
+                sockets.set_mark(mark)?;
+            }
+            return Ok(sockets);
+        }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn v4(&self) -> &Socket {
+        &self.v4
+    }
+
+    pub(crate) fn v6(&self) -> Option<&Socket> {
+        self.v6.as_ref()
+    }
+
+    /// The socket that reaches an address.
+    pub(crate) fn for_address(&self, address: &SocketAddr) -> Option<&Socket> {
+        if address.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
+    }
+
+    pub(crate) fn set_mark(&self, mark: u32) -> Result<(), Error> {
+        for socket in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
+            let mark = mark.cast_signed();
+            udp::set_option(&socket.udp, libc::SOL_SOCKET, libc::SO_MARK, mark).map_err(|source| Error::Udp {
+                port: self.port,
+                step: "setting the mark",
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// No such family, or one without any address.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+impl Socket {
+    fn set_up(udp: UdpSocket, v6: bool, offload: bool) -> io::Result<Self> {
+        set_buffers(&udp);
+        if v6 {
+            udp::set_option(&udp, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+            // As Linux does: the outer packet may be fragmented, the tunnel's MTU is the limit.
+            let dont = libc::IPV6_PMTUDISC_DONT;
+            udp::set_option(&udp, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, dont)?;
+        } else {
+            udp::set_option(&udp, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+            let dont = libc::IP_PMTUDISC_DONT;
+            udp::set_option(&udp, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, dont)?;
+        }
+        let version = Version::running();
+        if offload && version.is_none_or(Version::can_coalesce_udp) {
+            if let Err(error) = udp::set_option(&udp, libc::SOL_UDP, libc::UDP_GRO, 1) {
+                tracing::info!(%error, "UDP coalescing is not available");
+            }
+        }
+        // Size 0 changes nothing, and tells whether the option exists.
+        let segmentation = offload
+            && version.is_none_or(Version::can_segment_udp)
+            && match udp::set_option(&udp, libc::SOL_UDP, libc::UDP_SEGMENT, 0) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::info!(%error, "UDP segmentation is not available");
+                    false
+                }
+            };
+        Ok(Self { udp, segmentation: AtomicBool::new(segmentation) })
+    }
+
+    /// Sends all messages, in order. Blocks while the socket's buffer is full; what the kernel
+    /// refuses is counted and forgotten.
+    pub(crate) fn send(&self, messages: &[Message<'_>], drops: &DropCounters) {
+        let mut rest = messages;
+        while let Some(first) = rest.first() {
+            if first.segment.is_some() && !self.segmentation.load(Ordering::Relaxed) {
+                self.send_cut(first, drops);
+                rest = &rest[1..];
+                continue;
+            }
+            match udp::send(&self.udp, rest) {
+                Ok(sent) => rest = rest.get(sent.max(1)..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if first.segment.is_some() && self.refuses_segments(&error) => {
+                    self.send_cut(first, drops);
+                    rest = &rest[1..];
+                }
+                Err(_) => {
+                    drops.add(Cause::UdpSend, datagrams(first));
+                    rest = &rest[1..];
+                }
+            }
+        }
+    }
+
+    /// Whether the message may pass when it is cut here and not in the kernel.
+    fn refuses_segments(&self, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            // The interface cannot do checksums in hardware, so the kernel does not segment.
+            Some(libc::EIO) => {
+                if self.segmentation.swap(false, Ordering::Relaxed) {
+                    tracing::info!(%error, "UDP segmentation is refused here and now off");
+                }
+                true
+            }
+            // Segments longer than this path's MTU: single datagrams can be fragmented.
+            Some(libc::EINVAL | libc::EMSGSIZE) => true,
+            _ => false,
+        }
+    }
+
+    fn send_cut(&self, message: &Message<'_>, drops: &DropCounters) {
+        let size = message.segment.map_or(message.payload.len(), usize::from).max(1);
+        let single: Vec<_> =
+            message.payload.chunks(size).map(|payload| Message { payload, segment: None, ..*message }).collect();
+        self.send(&single, drops);
+    }
+}
+
+fn datagrams(message: &Message<'_>) -> usize {
+    message.segment.map_or(1, |size| message.payload.len().div_ceil(usize::from(size).max(1)))
+}
+
+/// As large as allowed. Smaller buffers cost speed and nothing else, so failing is no error.
+fn set_buffers(udp: &UdpSocket) {
+    for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+        if udp::set_option(udp, libc::SOL_SOCKET, forced, BUFFER).is_err() {
+            let _ = udp::set_option(udp, libc::SOL_SOCKET, plain, BUFFER);
+        }
+    }
+}

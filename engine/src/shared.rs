@@ -1,0 +1,133 @@
+//! What all threads of a device see.
+//!
+//! Locks are held to look something up or to change it, never across a system call on a packet
+//! or across cryptography, but for a peer's own state machine.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use crate::DeviceStats;
+use crate::drops::DropCounters;
+use crate::identity::Identity;
+use crate::inbox::Inbox;
+use crate::net::Sockets;
+use crate::peer::Peer;
+use crate::table::Table;
+use crate::tun::Tun;
+use crate::wake::Wake;
+
+pub(crate) struct Shared {
+    pub(crate) tun: Tun,
+    pub(crate) mtu: u16,
+    pub(crate) offload: bool,
+    pub(crate) inbox: Inbox,
+    pub(crate) drops: DropCounters,
+    pub(crate) wakes: Wakes,
+    /// Held by whoever changes anything, so that changes do not interleave.
+    writer: Mutex<()>,
+    table: RwLock<Table>,
+    sockets: RwLock<Arc<Sockets>>,
+    identity: RwLock<Option<Arc<Identity>>>,
+    mark: AtomicU32,
+    closing: AtomicBool,
+    started: Instant,
+}
+
+/// What wakes each thread that waits in poll.
+pub(crate) struct Wakes {
+    pub(crate) egress: Wake,
+    pub(crate) ingress: Wake,
+    pub(crate) uapi: Wake,
+}
+
+impl Shared {
+    pub(crate) fn new(tun: Tun, mtu: u16, offload: bool, sockets: Sockets, wakes: Wakes) -> Self {
+        Self {
+            tun,
+            mtu,
+            offload,
+            inbox: Inbox::default(),
+            drops: DropCounters::default(),
+            wakes,
+            writer: Mutex::default(),
+            table: RwLock::default(),
+            sockets: RwLock::new(Arc::new(sockets)),
+            identity: RwLock::default(),
+            mark: AtomicU32::new(0),
+            closing: AtomicBool::new(false),
+            started: Instant::now(),
+        }
+    }
+
+    /// Milliseconds since the device was made.
+    pub(crate) fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    pub(crate) fn stats(&self) -> DeviceStats {
+        DeviceStats {
+            public_key: self.identity().map(|identity| identity.public_key()),
+            peers: self.table().stats(),
+            listen_port: self.sockets().port(),
+            fwmark: self.mark(),
+            drops: self.drops.read(),
+        }
+    }
+
+    pub(crate) fn writer(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All peers, to be gone through without holding the table.
+    pub(crate) fn all_peers(&self) -> Vec<Arc<Peer>> {
+        self.table().peers().cloned().collect()
+    }
+
+    pub(crate) fn sockets(&self) -> Arc<Sockets> {
+        Arc::clone(&self.sockets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn replace_sockets(&self, sockets: Sockets) {
+        *self.sockets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sockets);
+        // It waits at the old ones, which are closed when it lets go of them.
+        self.wakes.ingress.signal();
+    }
+
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn replace_identity(&self, identity: Option<Arc<Identity>>) {
+        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    pub(crate) fn mark(&self) -> u32 {
+        self.mark.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_mark(&self, mark: u32) {
+        self.mark.store(mark, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Asks every thread to end.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.inbox.close();
+        self.wakes.egress.signal();
+        self.wakes.ingress.signal();
+        self.wakes.uapi.signal();
+    }
+}

@@ -1,0 +1,73 @@
+//! Opening and setting up a TUN interface (Linux `Documentation/networking/tuntap.rst`,
+//! `uapi/linux/if_tun.h`). Reading and writing it is std's `File`.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::zeroed;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use super::check;
+
+/// Checksums and TCP segmentation: every kernel that can run this has them.
+const OFFLOAD_TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+/// UDP segmentation: since Linux 6.2.
+const OFFLOAD_UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// Opens the control device, not yet attached to an interface; reads do not block.
+pub(crate) fn open() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open("/dev/net/tun")
+}
+
+/// Makes the interface, with a `virtio_net_hdr` before each packet. It lives as long as `tun`.
+pub(crate) fn attach(tun: &File, name: &str) -> io::Result<()> {
+    let mut request = request_for(name);
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &mut request) }).map(drop)
+}
+
+/// Says which unfinished packets we take from the kernel.
+pub(crate) fn set_offload(tun: &File, tcp: bool, udp: bool) -> io::Result<()> {
+    let flags = if tcp { OFFLOAD_TCP } else { 0 } | if udp { OFFLOAD_UDP } else { 0 };
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) }).map(drop)
+}
+
+/// Sets the MTU of an interface, in bytes. Any socket of the right network namespace will do.
+pub(crate) fn set_mtu(socket: &UdpSocket, name: &str, mtu: u16) -> io::Result<()> {
+    let mut request = request_for(name);
+    request.ifr_ifru.ifru_mtu = i32::from(mtu);
+    // SAFETY: SIOCSIFMTU reads one ifreq, which `request` is.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &request) }).map(drop)
+}
+
+/// Whether the interface is administratively up.
+pub(crate) fn is_up(socket: &UdpSocket, name: &str) -> io::Result<bool> {
+    let mut request = request_for(name);
+    // SAFETY: SIOCGIFFLAGS reads and writes one ifreq, which `request` is.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &mut request) })?;
+    // SAFETY: the call succeeded, so the kernel wrote the flags member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & libc::IFF_UP != 0)
+}
+
+/// The number of an interface in the network namespace of the calling thread.
+pub(crate) fn index_of(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: `name` is a NUL-terminated string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+/// An `ifreq` with the name filled in; names are checked to be short enough by the caller.
+fn request_for(name: &str) -> libc::ifreq {
+    // SAFETY: ifreq is plain data for which all zeros is a valid value.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(room)) {
+        *to = from as libc::c_char;
+    }
+    request
+}

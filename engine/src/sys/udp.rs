@@ -1,0 +1,208 @@
+//! UDP sockets with segmentation, coalescing and batches (`udp(7)`, `sendmmsg(2)`, `recvmmsg(2)`).
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use super::address::RawAddress;
+use super::check;
+use super::control::Control;
+
+/// Most datagrams (or coalesced groups of them) handed over in one call.
+pub(crate) const MAX_BATCH: usize = 64;
+/// Room for one received datagram or group: nothing in UDP is longer.
+pub(crate) const RECEIVE_BUFFER: usize = 65536;
+
+/// One datagram to send, or several of `segment` bytes each (the last may be shorter).
+pub(crate) struct Message<'a> {
+    pub(crate) to: SocketAddr,
+    pub(crate) payload: &'a [u8],
+    /// Cut the payload into datagrams of this size.
+    pub(crate) segment: Option<u16>,
+    /// The whole traffic class byte: DSCP and ECN.
+    pub(crate) traffic_class: u8,
+}
+
+/// Makes a socket of one family, bound to the wildcard address. IPv6 sockets take no IPv4.
+pub(crate) fn bind(v6: bool, port: u16) -> io::Result<UdpSocket> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: socket(2) takes no pointers.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: `fd` was just opened and nobody else owns it.
+    let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    if v6 {
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    let (address, len) = RawAddress::any(v6, port);
+    // SAFETY: `address` is a sockaddr of `len` bytes in the kernel's layout, valid for the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), address.bytes.as_ptr().cast(), len as libc::socklen_t) })?;
+    Ok(socket)
+}
+
+/// Sets an integer option.
+pub(crate) fn set_option(
+    socket: &UdpSocket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: `value` is a c_int that outlives the call, and its size is given.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            ptr::from_ref(&value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Sends the first [`MAX_BATCH`] messages with one call, which blocks while the socket's buffer
+/// is full. Returns how many were taken; an error is about the first message.
+pub(crate) fn send(socket: &UdpSocket, messages: &[Message<'_>]) -> io::Result<usize> {
+    let count = messages.len().min(MAX_BATCH);
+    let mut addresses = [RawAddress::EMPTY; MAX_BATCH];
+    let mut controls = [Control::EMPTY; MAX_BATCH];
+    // SAFETY: iovec and mmsghdr are plain data for which all zeros is a valid value.
+    let (mut vectors, mut headers): ([libc::iovec; MAX_BATCH], [libc::mmsghdr; MAX_BATCH]) =
+        unsafe { (zeroed(), zeroed()) };
+    for (i, message) in messages.iter().take(count).enumerate() {
+        let (address, len) = RawAddress::encode(message.to);
+        addresses[i] = address;
+        describe(message, &mut controls[i]);
+        vectors[i] = libc::iovec {
+            // The kernel only reads through it.
+            iov_base: message.payload.as_ptr().cast_mut().cast(),
+            iov_len: message.payload.len(),
+        };
+        let header = &mut headers[i].msg_hdr;
+        header.msg_name = ptr::from_mut(&mut addresses[i]).cast();
+        header.msg_namelen = len as libc::socklen_t;
+        header.msg_iov = &raw mut vectors[i];
+        header.msg_iovlen = 1;
+        if controls[i].len > 0 {
+            header.msg_control = controls[i].bytes.as_mut_ptr().cast();
+            header.msg_controllen = controls[i].len as _;
+        }
+    }
+    // SAFETY: the first `count` headers point to one address, one iovec and one control buffer
+    // each, all of which (and the payloads they name) live until the call returns.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as libc::c_uint, 0) };
+    check(sent).map(|n| n as usize)
+}
+
+/// The ancillary data a message needs; none for the common single datagram without ECN.
+fn describe(message: &Message<'_>, control: &mut Control) {
+    if let Some(segment) = message.segment {
+        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    }
+    if message.traffic_class != 0 {
+        let (level, kind) = match message.to {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        };
+        control.push(level, kind, &libc::c_int::from(message.traffic_class).to_ne_bytes());
+    }
+}
+
+/// A datagram as received, or several of `segment` bytes each (the last may be shorter).
+pub(crate) struct Received<'a> {
+    pub(crate) from: SocketAddr,
+    pub(crate) payload: &'a [u8],
+    pub(crate) segment: usize,
+    pub(crate) traffic_class: u8,
+}
+
+/// Buffers for one batch of received messages.
+pub(crate) struct ReceiveBatch {
+    data: Vec<u8>,
+    addresses: [RawAddress; MAX_BATCH],
+    controls: [Control; MAX_BATCH],
+    lengths: [usize; MAX_BATCH],
+    filled: usize,
+}
+
+impl ReceiveBatch {
+    pub(crate) fn new() -> Self {
+        Self {
+            // Zeroed memory is mapped on first touch: what is never received costs nothing.
+            data: vec![0; MAX_BATCH * RECEIVE_BUFFER],
+            addresses: [RawAddress::EMPTY; MAX_BATCH],
+            controls: [Control::EMPTY; MAX_BATCH],
+            lengths: [0; MAX_BATCH],
+            filled: 0,
+        }
+    }
+
+    /// Takes what has arrived, up to `limit` messages, without waiting.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket, limit: usize) -> io::Result<usize> {
+        let limit = limit.min(MAX_BATCH);
+        self.filled = 0;
+        // SAFETY: iovec and mmsghdr are plain data for which all zeros is a valid value.
+        let (mut vectors, mut headers): ([libc::iovec; MAX_BATCH], [libc::mmsghdr; MAX_BATCH]) =
+            unsafe { (zeroed(), zeroed()) };
+        for (i, buffer) in self.data.chunks_exact_mut(RECEIVE_BUFFER).take(limit).enumerate() {
+            vectors[i] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+            let header = &mut headers[i].msg_hdr;
+            header.msg_name = self.addresses[i].bytes.as_mut_ptr().cast();
+            header.msg_namelen = self.addresses[i].bytes.len() as libc::socklen_t;
+            header.msg_iov = &raw mut vectors[i];
+            header.msg_iovlen = 1;
+            header.msg_control = self.controls[i].bytes.as_mut_ptr().cast();
+            header.msg_controllen = Control::CAPACITY as _;
+        }
+        // SAFETY: the first `limit` headers point to an address, an iovec over a buffer of
+        // `self.data` and a control buffer each; all are exclusively borrowed and outlive the call.
+        let result = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                limit as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        let received = check(result)? as usize;
+        for (i, header) in headers.iter().take(received).enumerate() {
+            self.lengths[i] = (header.msg_len as usize).min(RECEIVE_BUFFER);
+            self.controls[i].len = (header.msg_hdr.msg_controllen as usize).min(Control::CAPACITY);
+        }
+        self.filled = received;
+        Ok(received)
+    }
+
+    /// The messages of the last [`receive`](Self::receive).
+    pub(crate) fn messages(&self) -> impl Iterator<Item = Received<'_>> {
+        let buffers = self.data.chunks_exact(RECEIVE_BUFFER).take(self.filled);
+        buffers.enumerate().filter_map(|(i, buffer)| {
+            let payload = &buffer[..self.lengths[i]];
+            let (segment, traffic_class) = read_control(&self.controls[i]);
+            let segment = segment.filter(|s| *s > 0).unwrap_or(payload.len().max(1));
+            let from = self.addresses[i].decode()?;
+            Some(Received { from, payload, segment, traffic_class })
+        })
+    }
+}
+
+/// Segment size and traffic class of a received message.
+fn read_control(control: &Control) -> (Option<usize>, u8) {
+    let (mut segment, mut traffic_class) = (None, 0);
+    for (level, kind, data) in control.messages() {
+        match (level, kind) {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                segment = data.first_chunk().map(|b| libc::c_int::from_ne_bytes(*b) as usize);
+            }
+            (libc::IPPROTO_IP, libc::IP_TOS) => traffic_class = data.first().copied().unwrap_or(0),
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                let value = data.first_chunk().map(|b| libc::c_int::from_ne_bytes(*b));
+                traffic_class = value.unwrap_or(0) as u8;
+            }
+            _ => {}
+        }
+    }
+    (segment, traffic_class)
+}

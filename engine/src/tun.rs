@@ -1,0 +1,132 @@
+//! The TUN side of the device: the interface and what the kernel can do on it.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::coalesce::{Frame, Joinable, Verdict};
+use crate::drops::{Cause, DropCounters};
+use crate::sys::tun as sys;
+use crate::vnet::{self, Segmentation};
+use crate::{Error, Options};
+
+/// Largest frame the kernel hands over: offload header and the longest IP packet.
+pub(crate) const MAX_FRAME: usize = vnet::LEN + 65_535;
+
+/// The interface. It vanishes when this is dropped.
+pub(crate) struct Tun {
+    file: File,
+    name: String,
+    /// Any socket of the interface's network namespace, for questions about it.
+    control: UdpSocket,
+    /// Which joined packets the kernel takes from us.
+    join_tcp: AtomicBool,
+    join_udp: AtomicBool,
+}
+
+impl Tun {
+    /// Makes the interface in the network namespace of the calling thread. It is down.
+    pub(crate) fn create(options: &Options) -> Result<Self, Error> {
+        let name = checked_name(&options.name)?;
+        let failed = |step| {
+            let name = name.to_owned();
+            move |source| Error::Tun { name, step, source }
+        };
+        let control = crate::sys::udp::bind(false, 0).map_err(failed("opening a socket"))?;
+        let file = sys::open().map_err(failed("opening /dev/net/tun"))?;
+        sys::attach(&file, name).map_err(failed("creating"))?;
+        sys::set_mtu(&control, name, options.mtu).map_err(failed("setting the MTU"))?;
+        let (tcp, udp) = set_offload(&file, options.offload).map_err(failed("setting offloads"))?;
+        Ok(Self {
+            file,
+            name: name.to_owned(),
+            control,
+            join_tcp: AtomicBool::new(tcp),
+            join_udp: AtomicBool::new(udp),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the interface is administratively up; one that is gone is not.
+    pub(crate) fn is_up(&self) -> bool {
+        sys::is_up(&self.control, &self.name).unwrap_or(false)
+    }
+
+    /// Which joined packets [`write`](Self::write) can pass on.
+    pub(crate) fn joinable(&self) -> Joinable {
+        Joinable { tcp: self.join_tcp.load(Ordering::Relaxed), udp: self.join_udp.load(Ordering::Relaxed) }
+    }
+
+    /// Reads one frame without waiting.
+    pub(crate) fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(frame)
+    }
+
+    /// Writes one frame. What the kernel refuses is counted and forgotten.
+    pub(crate) fn write(&self, frame: &Frame<'_>, drops: &DropCounters) -> Verdict {
+        match ((&self.file).write_vectored(frame.slices), frame.joined) {
+            (Ok(_), _) => Verdict::Done,
+            // Some kernels announce the offload and then refuse such frames.
+            (Err(error), Some(kind)) if error.raw_os_error() == Some(libc::EINVAL) => {
+                let flag = if kind == Segmentation::Udp { &self.join_udp } else { &self.join_tcp };
+                if flag.swap(false, Ordering::Relaxed) {
+                    tracing::info!(interface = self.name, ?kind, "joined packets are refused and now off");
+                }
+                Verdict::Separately
+            }
+            (Err(_), _) => {
+                drops.add(Cause::TunWrite, frame.packets);
+                Verdict::Done
+            }
+        }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Asks for as much as the kernel has; returns whether TCP and UDP can be joined.
+fn set_offload(file: &File, wanted: bool) -> io::Result<(bool, bool)> {
+    if !wanted {
+        sys::set_offload(file, false, false)?;
+        return Ok((false, false));
+    }
+    if sys::set_offload(file, true, true).is_ok() {
+        return Ok((true, true));
+    }
+    tracing::info!("TUN has no UDP segmentation, which needs Linux 6.2");
+    if sys::set_offload(file, true, false).is_ok() {
+        return Ok((true, false));
+    }
+    tracing::info!("TUN has no TCP segmentation");
+    sys::set_offload(file, false, false)?;
+    Ok((false, false))
+}
+
+/// The rules of the kernel's `dev_valid_name`, and no `%`, which would be a pattern.
+fn checked_name(name: &str) -> Result<&str, Error> {
+    let fits = !name.is_empty() && name.len() < libc::IFNAMSIZ && name != "." && name != "..";
+    let allowed = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '%');
+    if fits && name.chars().all(allowed) { Ok(name) } else { Err(Error::Name(name.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names() {
+        for good in ["wg0", "kilo0", "a.b-c_d", "fifteen-bytes-x"] {
+            assert!(checked_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "sixteen-bytes-xx", "a/b", "a b", "wg%d", "a:b", "ä"] {
+            assert!(checked_name(bad).is_err(), "{bad}");
+        }
+    }
+}
