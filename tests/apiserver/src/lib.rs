@@ -1,43 +1,170 @@
 //! An embedded Kubernetes API server for tests and the demo: real wire protocol, state in memory.
 //!
-//! It follows the Kubernetes API conventions and the observed behaviour of kube-apiserver, so that the
-//! Rust `kube` client and `kubectl` cannot tell the difference for the resources it serves.
+//! It follows the Kubernetes API conventions and the observed behaviour of kube-apiserver, so that the Rust `kube`
+//! client and `kubectl` work with it as with the real one, for: namespaces, nodes, pods, config maps, events, leases,
+//! CustomResourceDefinitions and the custom resources these define.
+//!
+//! The core is made of values and pure functions ([`store`], [`verbs`], [`patch`], [`select`], [`schema`],
+//! [`table`]); [`http`] and [`watch`] are the shell around it.
+//!
+//! Not like the real one, on purpose: no authentication, no admission beyond validation (a new Node gets no taint),
+//! no controllers (definitions are established at once, namespaces and definitions take their objects with them at
+//! once, pods go without grace period), no field ownership (`managedFields`) for server-side apply, no OpenAPI v2,
+//! and a definition's conversion between versions changes nothing but `apiVersion`.
 #![forbid(unsafe_code)]
 
-use std::future::Future;
+pub mod builtin;
+pub mod definition;
+pub mod delete;
+pub mod discovery;
+pub mod error;
+pub mod handle;
+pub mod http;
+pub mod jsonpath;
+pub mod list;
+pub mod meta;
+pub mod openapi;
+pub mod patch;
+pub mod request;
+pub mod resource;
+pub mod schema;
+pub mod select;
+pub mod store;
+pub mod table;
+pub mod verbs;
+pub mod watch;
 
-/// The state of one API server; clones share it. It outlives any call of [`serve`], so a server can be
-/// stopped and started again without losing objects, as an API server with etcd behind it.
-#[derive(Clone, Debug, Default)]
-pub struct Store;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+
+pub use http::serve;
+
+use meta::Stamp;
+use store::Objects;
+
+/// Changes remembered for watches that lag or resume.
+const HISTORY: usize = 10_000;
+
+/// Namespaces that exist from the start and cannot be deleted.
+pub(crate) const SYSTEM_NAMESPACES: [&str; 2] = ["default", "kube-system"];
+
+/// The state of one API server; clones share it. It outlives any call of [`serve`], so a server can be stopped and
+/// started again without losing objects, as an API server with etcd behind it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    revision: tokio::sync::watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    objects: Objects,
+    uids: Uids,
+}
 
 impl Store {
     /// An empty cluster: the namespaces `default` and `kube-system`, nothing else.
     pub fn new() -> Store {
-        Store
+        let state = Mutex::new(State { objects: Objects::new(HISTORY), uids: Uids::new() });
+        let store = Store { shared: Arc::new(Shared { state, revision: tokio::sync::watch::Sender::new(0) }) };
+        for name in SYSTEM_NAMESPACES {
+            store.write(|objects, stamp| {
+                let namespaces = resource::find(objects, "", "v1", "namespaces");
+                let body = json!({"metadata": {"name": name}});
+                namespaces.map(|namespaces| {
+                    verbs::create(objects, &namespaces, "", body, verbs::WriteOptions::default(), stamp)
+                })
+            });
+        }
+        store
     }
 
-    /// Forgets the watch history: a watch or continue token from before now gets `410 Expired`.
-    pub fn compact(&self) {}
+    /// Forgets the watch history, as etcd compaction does: from then on a watch that would have to begin before the
+    /// present revision, or a page token of an earlier one, gets `410 Expired`.
+    pub fn compact(&self) {
+        self.state().objects.compact();
+    }
+
+    /// What `look` finds in the present state.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Objects) -> T) -> T {
+        look(&self.state().objects)
+    }
+
+    /// Lets `change` change the state, and wakes the watches if it did.
+    pub(crate) fn write<T>(&self, change: impl FnOnce(&mut Objects, &Stamp) -> T) -> T {
+        let (result, revision) = {
+            let mut state = self.state();
+            let stamp = Stamp { now: now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), uid: state.uids.next() };
+            let result = change(&mut state.objects, &stamp);
+            (result, state.objects.revision())
+        };
+        // Writers may get here in another order than they wrote.
+        self.shared.revision.send_if_modified(|known| revision > std::mem::replace(known, revision.max(*known)));
+        result
+    }
+
+    /// Tells when there are new revisions.
+    pub(crate) fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.revision.subscribe()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change keeps the objects consistent, so a panic elsewhere does not spoil them.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Serves HTTP/1.1 on `listener` until `shutdown` completes, then closes every connection at once,
-/// open watches included.
-///
-/// # Errors
-/// Only if accepting connections fails for good.
-pub async fn serve(
-    listener: tokio::net::TcpListener,
-    store: Store,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let _keep = (listener, store);
-    shutdown.await;
-    Ok(())
+impl Default for Store {
+    fn default() -> Store {
+        Store::new()
+    }
 }
 
-/// The text of a kubeconfig for a server at `server_url` (such as `http://127.0.0.1:8001`) that wants
-/// no credentials.
+/// The present time to the second, which is all that Kubernetes objects tell.
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
+}
+
+/// Makes UUIDs: a keyed hash of a counter, in the shape of version 4.
+#[derive(Debug)]
+struct Uids {
+    key: RandomState,
+    made: u64,
+}
+
+impl Uids {
+    fn new() -> Uids {
+        Uids { key: RandomState::new(), made: 0 }
+    }
+
+    fn next(&mut self) -> String {
+        self.made += 1;
+        let (high, low) = (self.key.hash_one((self.made, 0)), self.key.hash_one((self.made, 1)));
+        let (high, low) = (high & !0xf000 | 0x4000, low & !(3 << 62) | 2 << 62);
+        format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            high >> 32,
+            high >> 16 & 0xffff,
+            high & 0xffff,
+            low >> 48,
+            low & 0xffff_ffff_ffff
+        )
+    }
+}
+
+/// The text of a kubeconfig for a server at `server_url` (such as `http://127.0.0.1:8001`) that wants no credentials.
 pub fn kubeconfig(server_url: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: lab\n\
