@@ -292,7 +292,8 @@ const VICTIM: &str = "LAB_TEST_VICTIM";
 fn victim() -> Result<()> {
     let Ok(name) = std::env::var(VICTIM) else { return Ok(()) };
     let lab = Lab::start(Spec::named(&name).location("paris", Access::Public).host("paris-1", "paris"))?;
-    lab.exec("paris-1", &["sleep", "55"])?;
+    let told = lab.directory().join("sleeper").display().to_string();
+    lab.exec("paris-1", &["sh", "-c", "echo $$ >$0.new && mv $0.new $0 && exec sleep 55", &told])?;
     Ok(())
 }
 
@@ -307,12 +308,10 @@ fn a_killed_lab_leaves_nothing() -> Result<()> {
         .env(VICTIM, &name)
         .stdout(Stdio::null())
         .spawn()?;
-    let sleeping = || {
-        let pgrep = Command::new("pgrep").args(["-P", &victim.id().to_string(), "-x", "sleep"]).output()?;
-        anyhow::Ok(String::from_utf8_lossy(&pgrep.stdout).trim().to_owned())
-    };
-    wait("the victim's command runs", || Ok(!sleeping()?.is_empty()))?;
-    let sleeper = Path::new("/proc").join(sleeping()?);
+    let told = format!("/run/kg-lab/{name}/sleeper");
+    wait("the victim's command runs", || Ok(Path::new(&told).exists()))?;
+    let sleeper = Path::new("/proc").join(std::fs::read_to_string(&told)?.trim());
+    assert!(sleeper.exists());
     let link = format!("/run/netns/kglab-{name}-paris-1");
     assert!(Path::new(&link).exists(), "the link leads to a namespace");
     victim.kill()?;
