@@ -1,2 +1,30 @@
-//! agent
-fn main() {}
+//! The binary `kg`. Exit codes: 0 after a clean stop, 1 after a failure, 2 for wrong flags.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use agent::{flags::Args, logging, run};
+use clap::Parser;
+
+/// Wrong flags, as clap's own exit code for them.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let options = match Args::parse().validate() {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("error: {error}\n\nFor more information, try 'kg --help'.");
+            return ExitCode::from(USAGE);
+        }
+    };
+    logging::init(options.log_level);
+    match run::blocking(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not only to the log: its level may hide even errors.
+            tracing::error!(error = format!("{error:#}"), "the agent stops");
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

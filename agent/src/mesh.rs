@@ -32,6 +32,7 @@ use crate::{
     host::{Facts, Failure, Host},
     metrics::Metrics,
     nat,
+    os::watch::Change,
     resolver::Resolver,
     state::{Notice, State, Time},
     told::Told,
@@ -58,7 +59,7 @@ pub struct Channels {
     /// Messages from the watches.
     pub events: mpsc::Receiver<Event>,
     /// Something changed on the host.
-    pub host_changes: mpsc::Receiver<()>,
+    pub host_changes: mpsc::Receiver<Change>,
     /// Where others read the newest topology.
     pub topology: watch::Sender<Option<Arc<Topology>>>,
 }

@@ -13,6 +13,7 @@ use crate::{
     cluster::{Change, Client, NodeRecord, PeerRecord},
     flags::Args,
     host::Interface,
+    os,
     resolver::Lookup,
     testing::Fake,
 };
@@ -27,7 +28,7 @@ struct Lab {
     fake: Fake,
     metrics: Arc<Metrics>,
     events: mpsc::Sender<Event>,
-    host_changes: mpsc::Sender<()>,
+    host_changes: mpsc::Sender<os::watch::Change>,
     topology: watch::Receiver<Option<Arc<Topology>>>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), LoopError>>,
@@ -216,14 +217,14 @@ async fn what_someone_removed_comes_back() {
     lab.fill().await;
     lab.eventually("routes", |lab| !lab.fake.world().routes.is_empty()).await;
     lab.fake.world().routes.clear();
-    lab.host_changes.send(()).await.unwrap();
+    lab.host_changes.send(os::watch::Change::Route).await.unwrap();
     lab.eventually("routes", |lab| !lab.fake.world().routes.is_empty()).await;
     {
         let mut world = lab.fake.world();
         world.facts.interfaces.remove(&"kilo0".into());
         world.device = None;
     }
-    lab.host_changes.send(()).await.unwrap();
+    lab.host_changes.send(os::watch::Change::Route).await.unwrap();
     lab.eventually("two device peers", |lab| lab.labels() == ["location:b", "location:c"]).await;
 }
 

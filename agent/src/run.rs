@@ -1,0 +1,151 @@
+//! Puts the parts together: what is needed before anything starts, the background tasks, the loop.
+//!
+//! No background task may end unnoticed: if one does, the process ends with an error, because an agent
+//! that is deaf on one ear looks healthy, and whoever supervises it can start it again.
+
+use std::{fs, future::Future, path::Path, sync::Arc};
+
+use anyhow::{Context, Result, anyhow};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use topology::NodeName;
+use tracing::{info, warn};
+
+use crate::{
+    announce::Identity,
+    apply::Applier,
+    cluster::{self, Client},
+    device::Userspace,
+    flags::Options,
+    http,
+    mesh::{Channels, Mesh},
+    metrics::Metrics,
+    os::{
+        self, Linux, Settings,
+        key::{KeyPair, Origin},
+    },
+    resolver::{self, Resolver},
+    writer::Writer,
+};
+
+/// Messages that may wait for the loop; more make the sender wait.
+const QUEUE: usize = 256;
+
+/// The host's name, in the UTS namespace of whoever reads it (proc(5)).
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+
+/// Where the agent keeps what outlives it.
+const STATE_DIRECTORY: &str = "/var/lib/kilo";
+
+/// Runs the agent until it is told to stop by SIGTERM or SIGINT.
+pub fn blocking(options: Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(run(options));
+    // A DNS question that nobody answers must not hold up the end of the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(options: Options) -> Result<()> {
+    let name = node_name(&options)?;
+    let key = load_key()?;
+    let listener = http::listen(&options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
+    let client = Client::connect(options.kubeconfig.as_deref(), options.master.as_deref()).await?;
+    let host = open_host(&options, &name)?;
+    let host_changes = os::watch::subscribe()?;
+    let (interface, granularity, version) = (&options.interface, options.granularity, env!("CARGO_PKG_VERSION"));
+    info!(node = %name, key = %key.public, %interface, %granularity, version, wireguard = "userspace", "agent started");
+
+    let stop = CancellationToken::new();
+    let metrics = Arc::new(Metrics::default());
+    let (topology, latest) = watch::channel(None);
+    let (sender, events) = mpsc::channel(QUEUE);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(signals(stop.clone()));
+    tasks.spawn(watched("the watch of nodes", cluster::watch_nodes(client.clone(), sender.clone())));
+    tasks.spawn(watched("the watch of peers", cluster::watch_peers(client.clone(), sender)));
+    tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), latest)));
+
+    let identity = Identity {
+        key: key.public,
+        port: options.port,
+        granularity: options.granularity,
+        prioritise_private_addresses: options.prioritise_private_addresses,
+    };
+    let factory = Userspace { interface: options.interface.clone(), key: key.secret };
+    let applier = Applier::new(host, Box::new(factory), options.interface.clone());
+    let resolver = Resolver::new(resolver::system(), options.resync_period);
+    let writer = Writer::new(client, name.to_string());
+    let mesh = Mesh::new(options, name, identity, applier, resolver, writer, metrics);
+    tokio::select! {
+        result = mesh.run(Channels { events, host_changes, topology }, stop) => Ok(result?),
+        Some(ended) = tasks.join_next() => Err(ended.unwrap_or_else(anyhow::Error::from)),
+    }
+}
+
+/// The node's name in the cluster: `--hostname`, or what the kernel calls the host.
+fn node_name(options: &Options) -> Result<NodeName> {
+    if let Some(name) = &options.node {
+        return Ok(name.clone());
+    }
+    let name = fs::read_to_string(HOSTNAME).with_context(|| format!("read {HOSTNAME}; or pass --hostname"))?;
+    Ok(name.trim().into())
+}
+
+fn load_key() -> Result<KeyPair> {
+    let path = Path::new(STATE_DIRECTORY).join("key");
+    let key = os::key::load(&path)?;
+    let path = path.display();
+    match &key.origin {
+        Origin::Read => {}
+        Origin::Made => info!(%path, "private key made"),
+        Origin::Remade(aside) => warn!(%path, aside = %aside.display(), "no private key in the file: a new one was made"),
+    }
+    if key.exposed {
+        warn!(%path, "the private key can be read by others than its owner");
+    }
+    Ok(key)
+}
+
+fn open_host(options: &Options, name: &NodeName) -> Result<Linux> {
+    let settings = Settings {
+        interface: options.interface.clone(),
+        hostname: name.to_string(),
+        state: Path::new(STATE_DIRECTORY).join(format!("{}.json", options.interface)),
+        conflist: options.cni_path.clone(),
+    };
+    Ok(Linux::open(settings)?)
+}
+
+/// Runs `task`, which has no reason to end, and says so if it does.
+async fn watched(what: &'static str, task: impl Future<Output = ()>) -> anyhow::Error {
+    task.await;
+    anyhow!("{what} ended unexpectedly")
+}
+
+async fn serve(listener: TcpListener, shared: http::Shared) -> anyhow::Error {
+    match http::serve(listener, shared).await {
+        Ok(()) => anyhow!("the HTTP server ended unexpectedly"),
+        Err(error) => anyhow::Error::from(error).context("HTTP server"),
+    }
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT. The next ones change nothing: the clean-up has its
+/// own deadline, and SIGKILL is always there.
+async fn signals(stop: CancellationToken) -> anyhow::Error {
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => return anyhow::Error::from(error).context("listen for signals"),
+    };
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => info!("SIGINT: stopping"),
+    }
+    stop.cancel();
+    std::future::pending().await
+}
