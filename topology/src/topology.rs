@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    Endpoint, Granularity, Node, NodeName, Peer, PublicKey, Seconds, SegmentName, Warning,
+    Endpoint, Granularity, Node, NodeName, Peer, PeerName, PublicKey, Seconds, SegmentName, Warning,
     address::{is_public_for_election, nth, single},
     annotations::{ALLOWED_LOCATION_IPS, INTERNAL_IP, KEY},
     claims::Claims,
@@ -339,10 +339,9 @@ fn settle_peers(peers: &[&Peer], segments: &[Segment], outside: &Outside, warnin
     by_name.sort_by_key(|peer| &peer.name);
     let mut keys: BTreeMap<PublicKey, String> =
         segments.iter().map(|segment| (segment.key, format!("node/{}", segment.leader().name))).collect();
-    let mut claims: BTreeMap<IpNet, String> = segments
-        .iter()
-        .flat_map(|segment| segment.allowed_ips.iter().map(|net| (*net, segment.name.to_string())))
-        .collect();
+    let in_cluster: BTreeMap<IpNet, &SegmentName> =
+        segments.iter().flat_map(|segment| segment.allowed_ips.iter().map(|net| (*net, &segment.name))).collect();
+    let mut claims: BTreeMap<IpNet, &PeerName> = BTreeMap::new();
     let mut kept = Vec::new();
     for peer in by_name {
         if let Some(holder) = keys.get(&peer.key) {
@@ -352,13 +351,14 @@ fn settle_peers(peers: &[&Peer], segments: &[Segment], outside: &Outside, warnin
         }
         let mut allowed_ips = Vec::new();
         for net in &peer.allowed_ips {
-            let owner = claims.get(net).map(|owner| format!("{owner} has it already"));
-            match owner.or_else(|| outside.conflict(*net)) {
+            let segment = in_cluster.get(net).map(|segment| format!("{segment} has it already"));
+            let other = || claims.get(net).map(|other| format!("peer/{other} has it already"));
+            match segment.or_else(other).or_else(|| outside.conflict(*net)) {
                 Some(why) => {
                     warnings.push(Warning::peer(&peer.name, "spec.allowedIPs", format!("{net} ignored: {why}")))
                 }
                 None => {
-                    claims.insert(*net, format!("peer/{}", peer.name));
+                    claims.insert(*net, &peer.name);
                     allowed_ips.push(*net);
                 }
             }
@@ -378,6 +378,9 @@ fn settle_location_ips(
     nodes: &Undisputed<'_>,
     warnings: &mut Vec<Warning>,
 ) {
+    if segments.iter().all(|segment| segment.allowed_location_ips.is_empty()) {
+        return;
+    }
     let mut location_ips: Claims<usize> = Claims::default();
     let mut allowed_ips: Claims<usize> = Claims::default();
     let mut peer_ips: Claims<usize> = Claims::default();

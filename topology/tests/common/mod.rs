@@ -89,7 +89,3 @@ impl Cluster {
         Plan::new(&self.topology(), &local).expect("part of the mesh")
     }
 }
-
-pub fn lines<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-    items.into_iter().map(|item| item.to_string()).collect()
-}

@@ -5,8 +5,8 @@ use topology::{Node, Warning};
 
 use crate::{
     assert_lines,
-    common::{Cluster, key, lines, nets},
-    segments, v4,
+    common::{Cluster, key, nets},
+    lines, segments, v4,
 };
 
 /// The segments and warnings of `a` in `eu`, `b` and `c` in `us`, and `x` in `zz` after `lie`.

@@ -12,7 +12,7 @@ mod routes;
 mod segments;
 mod text;
 
-use common::{Cluster, lines, nets, node};
+use common::{Cluster, nets, node};
 use topology::{Node, Plan, Topology};
 
 /// `node` with IPv4 only, for tables that stay readable.
@@ -43,6 +43,10 @@ pub fn example() -> Cluster {
     let mut peers = vec![common::peer("a", 14, "10.5.1.0/24 10.5.2.0/24"), common::peer("b", 15, "10.5.3.0/24")];
     peers[1].endpoint = "192.168.0.1:51820".parse().ok();
     Cluster::new(nodes, peers)
+}
+
+pub fn lines<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
+    items.into_iter().map(|item| item.to_string()).collect()
 }
 
 /// Compares with a table in the source: indentation and empty lines do not count.

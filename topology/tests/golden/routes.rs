@@ -8,8 +8,8 @@ use topology::{
 
 use crate::{
     assert_lines,
-    common::{Cluster, lines, nets, node, peer},
-    example, v4,
+    common::{Cluster, nets, node, peer},
+    example, lines, v4,
 };
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use proptest::{collection::btree_map, prelude::*, sample::select};
 use topology::{
-    Node, Peer, PublicKey, Topology,
+    Node, Peer, Segment, Topology,
     annotations::{self, NodeObject},
 };
 
@@ -77,21 +77,15 @@ fn intruder(lies: BTreeMap<String, String>) -> Node {
 
 /// What the others have: everything but the numbers of WireGuard addresses, which may shift when a
 /// segment comes or goes.
-#[derive(Debug, PartialEq)]
-struct Others {
-    segments: BTreeMap<String, (Vec<String>, usize, PublicKey, String, Vec<IpNet>)>,
-    peers: Vec<Peer>,
-}
-
-fn others(topology: &Topology, subnets: &[IpNet]) -> Others {
+fn others(topology: &Topology, subnets: &[IpNet]) -> (Vec<Segment>, Vec<Peer>) {
     let is_numbered = |net: &IpNet| subnets.iter().any(|subnet| subnet.contains(net));
     let honest = topology.segments.iter().filter(|segment| !segment.contains(&"zx".into()));
-    let segments = honest.map(|segment| {
-        let members = segment.members.iter().map(|member| format!("{member:?}")).collect();
-        let allowed = segment.allowed_ips.iter().copied().filter(|net| !is_numbered(net)).collect();
-        (segment.name.to_string(), (members, segment.leader, segment.key, segment.endpoint.to_string(), allowed))
+    let segments = honest.cloned().map(|mut segment| {
+        segment.wireguard_ips.clear();
+        segment.allowed_ips.retain(|net| !is_numbered(net));
+        segment
     });
-    Others { segments: segments.collect(), peers: topology.peers.clone() }
+    (segments.collect(), topology.peers.clone())
 }
 
 fn with(cluster: &Cluster, intruder: Node) -> Cluster {
