@@ -108,10 +108,11 @@ impl Socket {
             udp::set_option(&udp, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, dont)?;
         }
         let version = Version::running();
-        if offload && version.is_none_or(Version::can_coalesce_udp) {
-            if let Err(error) = udp::set_option(&udp, libc::SOL_UDP, libc::UDP_GRO, 1) {
-                tracing::info!(%error, "UDP coalescing is not available");
-            }
+        if offload
+            && version.is_none_or(Version::can_coalesce_udp)
+            && let Err(error) = udp::set_option(&udp, libc::SOL_UDP, libc::UDP_GRO, 1)
+        {
+            tracing::info!(%error, "UDP coalescing is not available");
         }
         // Size 0 changes nothing, and tells whether the option exists.
         let segmentation = offload
