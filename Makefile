@@ -22,7 +22,8 @@ test:
 	@scripts/test
 
 bench: setup
-	$(CARGO) bench --workspace --benches --locked $(ARGS)
+	$(CARGO) run --release --locked --package topology --example scale
+	$(CARGO) run --release --locked --package engine --example bench
 
 fmt:
 	$(CARGO) fmt --all
