@@ -122,7 +122,10 @@ mod tests {
     }
 
     fn addresses() -> Addresses {
-        Addresses { internal_ips: nets(&["10.1.0.2/24", "fd01::2/64"]), external_ip: Some("192.0.2.1".parse().unwrap()) }
+        Addresses {
+            internal_ips: nets(&["10.1.0.2/24", "fd01::2/64"]),
+            external_ip: Some("192.0.2.1".parse().unwrap()),
+        }
     }
 
     #[test]

@@ -87,9 +87,9 @@ impl DeviceFactory for Userspace {
 
 impl Device for engine::Device {
     fn apply(&mut self, diff: &DeviceDiff) -> Vec<DeviceError> {
-        let port = diff.listen_port.and_then(|port| {
-            self.set_listen_port(port).err().map(|source| DeviceError::ListenPort { port, source })
-        });
+        let port = diff
+            .listen_port
+            .and_then(|port| self.set_listen_port(port).err().map(|source| DeviceError::ListenPort { port, source }));
         for key in &diff.remove {
             self.remove_peer(key.as_bytes());
         }
@@ -106,7 +106,11 @@ impl Device for engine::Device {
             .filter_map(|peer| {
                 let key = PublicKey::new(peer.public_key).ok()?;
                 let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
-                Some(PeerStatistics { key, endpoint: peer.endpoint.map(canonical), last_handshake: peer.last_handshake })
+                Some(PeerStatistics {
+                    key,
+                    endpoint: peer.endpoint.map(canonical),
+                    last_handshake: peer.last_handshake,
+                })
             })
             .collect()
     }

@@ -295,7 +295,10 @@ impl Args {
 
     fn refuse_what_is_not_available(&self) -> Result<(), UsageError> {
         if let Some(Command::Webhook { .. }) = self.command {
-            return usage("kg webhook", "the admission webhook is not available in this version; the CRD's schema checks Peers");
+            return usage(
+                "kg webhook",
+                "the admission webhook is not available in this version; the CRD's schema checks Peers",
+            );
         }
         if self.backend != "kubernetes" {
             return usage("--backend", format!("{:?} is unknown: the only backend is kubernetes", self.backend));
@@ -303,10 +306,16 @@ impl Args {
         match self.encapsulate {
             Encapsulation::Never => {}
             Encapsulation::Always => {
-                return usage("--encapsulate", "always (the default) is not available in this version: pass --encapsulate=never");
+                return usage(
+                    "--encapsulate",
+                    "always (the default) is not available in this version: pass --encapsulate=never",
+                );
             }
             Encapsulation::Crosssubnet => {
-                return usage("--encapsulate", "crosssubnet is not available in this version: pass --encapsulate=never");
+                return usage(
+                    "--encapsulate",
+                    "crosssubnet is not available in this version: pass --encapsulate=never",
+                );
             }
         }
         if !self.compatibility.is_empty() {
@@ -439,7 +448,8 @@ mod tests {
             (&["--hostname", "a"], |o| o.node = Some("a".into())),
             (&["--interface=wg7"], |o| o.interface = "wg7".into()),
             (&["--internal-cidr=10.0.0.0/8,fd00::/8", "--internal-cidr=192.168.1.7/16"], |o| {
-                o.internal_cidrs = ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16"].map(|net| net.parse().unwrap()).to_vec();
+                o.internal_cidrs =
+                    ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16"].map(|net| net.parse().unwrap()).to_vec();
             }),
             (&["--iptables-forward-rules=false"], |_| {}),
             (&["--kubeconfig=/k"], |o| o.kubeconfig = Some("/k".into())),

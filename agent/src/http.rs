@@ -106,7 +106,9 @@ impl Drawing {
         ];
         const LAYOUTS: [&str; 5] = ["circo", "dot", "neato", "twopi", "fdp"];
         let asked = |key: &str| query.get(key).map(String::as_str).filter(|value| !value.is_empty());
-        let unknown = |key: &str, known: &str| Refusal(StatusCode::BAD_REQUEST, format!("unknown {key}: expected one of {known}\n"));
+        let unknown = |key: &str, known: &str| {
+            Refusal(StatusCode::BAD_REQUEST, format!("unknown {key}: expected one of {known}\n"))
+        };
         let (format, content_type) = match asked("format") {
             None => FORMATS[0],
             Some(name) => *FORMATS
@@ -135,8 +137,8 @@ async fn show_graph(
 ) -> Result<Response, Refusal> {
     let drawing = Drawing::from_query(&query)?;
     let topology = shared.topology.borrow().clone();
-    let topology = topology
-        .ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the mesh is not known yet\n".to_owned()))?;
+    let topology =
+        topology.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the mesh is not known yet\n".to_owned()))?;
     let source = topology.dot();
     let body = if drawing.is_source() { source.into_bytes() } else { draw(&shared, &drawing, source).await? };
     Ok(([(header::CONTENT_TYPE, drawing.content_type)], body).into_response())
@@ -148,7 +150,8 @@ async fn draw(shared: &Shared, drawing: &Drawing, source: String) -> Result<Vec<
         let _one_at_a_time = shared.drawing.acquire().await;
         run_dot(shared.dot, drawing, source).await
     };
-    let too_long = || Refusal(StatusCode::GATEWAY_TIMEOUT, format!("no picture within {} s\n", DRAWING_LIMIT.as_secs()));
+    let too_long =
+        || Refusal(StatusCode::GATEWAY_TIMEOUT, format!("no picture within {} s\n", DRAWING_LIMIT.as_secs()));
     tokio::time::timeout(DRAWING_LIMIT, drawn).await.map_err(|_| too_long())?
 }
 

@@ -30,7 +30,7 @@ impl LogLevel {
     fn filters(self) -> (LevelFilter, LevelFilter) {
         match self {
             Self::All => (LevelFilter::TRACE, LevelFilter::TRACE),
-            Self::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
+            Self::Debug => (LevelFilter::DEBUG, LevelFilter::OFF),
             Self::Info => (LevelFilter::INFO, LevelFilter::OFF),
             Self::Warn => (LevelFilter::WARN, LevelFilter::OFF),
             Self::Error => (LevelFilter::ERROR, LevelFilter::OFF),

@@ -364,10 +364,8 @@ fn wall_clock() -> i64 {
 
 /// The DNS names of `topology`, each with one object that is reached by it.
 fn names(topology: &Topology) -> BTreeMap<String, String> {
-    let leaders = topology
-        .segments
-        .iter()
-        .map(|segment| (Some(&segment.endpoint), format!("node/{}", segment.leader().name)));
+    let leaders =
+        topology.segments.iter().map(|segment| (Some(&segment.endpoint), format!("node/{}", segment.leader().name)));
     let peers = topology.peers.iter().map(|peer| (peer.endpoint.as_ref(), format!("peer/{}", peer.name)));
     let named = leaders.chain(peers).filter_map(|(endpoint, object)| match endpoint? {
         Endpoint::Name(name, _) => Some((name.clone(), object)),
@@ -391,7 +389,9 @@ fn tunnel_mtu(wanted: Mtu, facts: &Facts, internal_ips: &[IpNet]) -> u16 {
 
 fn tell_notice(notice: Notice) {
     match notice {
-        Notice::Object(Warning { object, field, message }) => warn!(object, field, message, "part of an object ignored"),
+        Notice::Object(Warning { object, field, message }) => {
+            warn!(object, field, message, "part of an object ignored")
+        }
         Notice::Unreadable { resource, error } => {
             warn!(resource, error, "the cluster cannot be read; what is known of it stays");
         }

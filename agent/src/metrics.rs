@@ -28,8 +28,13 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
-        let (errors, leader, nodes, peers, reconciles) =
-            (Family::<EventLabel, Counter>::default(), Gauge::default(), Gauge::default(), Gauge::default(), Counter::default());
+        let (errors, leader, nodes, peers, reconciles) = (
+            Family::<EventLabel, Counter>::default(),
+            Gauge::default(),
+            Gauge::default(),
+            Gauge::default(),
+            Counter::default(),
+        );
         // The suffix _total is the encoder's.
         registry.register("kilo_errors", "Failures while keeping the mesh, by what was being done", errors.clone());
         registry.register("kilo_leader", "Whether this node leads its segment", leader.clone());

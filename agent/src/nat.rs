@@ -59,10 +59,8 @@ mod tests {
             seen(6, Some("192.0.2.6:1"), Some(now + Duration::from_secs(60))),
         ];
         let keys = [1, 2, 3, 4, 6].map(key).into();
-        let expected = BTreeMap::from([
-            (key(1), "192.0.2.1:1".parse().unwrap()),
-            (key(6), "192.0.2.6:1".parse().unwrap()),
-        ]);
+        let expected =
+            BTreeMap::from([(key(1), "192.0.2.1:1".parse().unwrap()), (key(6), "192.0.2.6:1".parse().unwrap())]);
         assert_eq!(endpoints(&keys, &statistics, now), expected);
     }
 }

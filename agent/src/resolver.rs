@@ -1,14 +1,7 @@
 //! DNS names of endpoints, resolved beside everything else: a name that does not resolve costs only
 //! whoever is reached by it, and a name that did resolve keeps its last good answer.
 
-use std::{
-    collections::BTreeMap,
-    future::pending,
-    io,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::pending, io, net::IpAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};

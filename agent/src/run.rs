@@ -104,7 +104,9 @@ fn load_key() -> Result<KeyPair> {
     match &key.origin {
         Origin::Read => {}
         Origin::Made => info!(%path, "private key made"),
-        Origin::Remade(aside) => warn!(%path, aside = %aside.display(), "no private key in the file: a new one was made"),
+        Origin::Remade(aside) => {
+            warn!(%path, aside = %aside.display(), "no private key in the file: a new one was made")
+        }
     }
     if key.exposed {
         warn!(%path, "the private key can be read by others than its owner");

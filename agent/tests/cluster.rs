@@ -100,7 +100,8 @@ impl Server {
     }
 
     async fn create_peer(&self, name: &str, spec: &Value) {
-        let peer = json!({"apiVersion": "kilo.squat.ai/v1alpha1", "kind": "Peer", "metadata": {"name": name}, "spec": spec});
+        let peer =
+            json!({"apiVersion": "kilo.squat.ai/v1alpha1", "kind": "Peer", "metadata": {"name": name}, "spec": spec});
         self.request("POST", PEERS, &peer).await;
     }
 }
@@ -176,7 +177,7 @@ async fn a_patch_changes_its_keys_and_returns_through_the_watch() {
     let Event::Node(Change::Apply(record)) = watch.next().await else { panic!("the patch returns") };
     assert_eq!(record.annotations, expected.into());
     let missing = server.client().await.patch_node("nobody", &patch).await.unwrap_err();
-    assert!(missing.to_string().contains("not found"), "{missing}");
+    assert_eq!(missing.to_string(), "nodes \"nobody\" not found (HTTP status 404)");
 }
 
 #[tokio::test]
@@ -186,7 +187,9 @@ async fn an_outage_loses_no_change() {
     let mut watch = Watch::nodes(&server).await;
     watch.next().await;
     server.stop().await;
-    assert!(matches!(watch.next().await, Event::Unreadable { resource: "nodes", .. }));
+    // The open watch ends without an error; the next one finds nobody.
+    let Event::Unreadable { resource: "nodes", error } = watch.next().await else { panic!("the server is away") };
+    assert!(error.starts_with("cannot watch nodes: ") && error.contains("refused"), "{error}");
     server.restart().await;
     server.create_node("b").await;
     assert_eq!(node_names(watch.next_change().await), ("apply", vec!["b".to_owned()]));

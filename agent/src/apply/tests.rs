@@ -26,7 +26,11 @@ fn leader() -> Plan {
         Route { dst: "10.42.2.0/24".parse().unwrap(), via: None, dev: "kilo0".into(), src: None, table: MAIN_TABLE };
     Plan {
         leader: true,
-        device: DevicePlan { up: true, listen_port: 51820, peers: BTreeMap::from([(key(1), peer("a")), (key(2), peer("b"))]) },
+        device: DevicePlan {
+            up: true,
+            listen_port: 51820,
+            peers: BTreeMap::from([(key(1), peer("a")), (key(2), peer("b"))]),
+        },
         addresses: ["10.4.0.1/16".parse().unwrap()].into(),
         routes: [route].into(),
         ..Plan::default()

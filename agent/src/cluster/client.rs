@@ -52,7 +52,7 @@ pub enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
     /// The API server refused or is away.
-    #[error("{0}")]
+    #[error("{}", describe(.0))]
     Api(#[from] kube::Error),
     /// No answer.
     #[error("no answer within {} s", WRITE_LIMIT.as_secs())]
@@ -91,6 +91,24 @@ impl Client {
         let node = write.await.map_err(|_| PatchError::Timeout)??;
         Ok(node.metadata.annotations.unwrap_or_default())
     }
+}
+
+/// What `error` says to an operator: the API server's own message, or all causes of a failed request;
+/// kube's text has the whole status object in the one case and not the last cause in the other.
+pub(super) fn describe(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("{} (HTTP status {})", status.message, status.code);
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.ends_with(&part) {
+            text = format!("{text}: {part}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 async fn from_file(path: &Path) -> Result<Config, ConnectError> {

@@ -12,7 +12,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::{Client, NodeRecord, PeerRecord, object};
+use super::{Client, NodeRecord, PeerRecord, client::describe, object};
 use crate::backoff::Backoff;
 
 /// The first and the longest pause before the API server is asked again.
@@ -114,16 +114,18 @@ impl<R> Collector<R> {
 
 /// What is wrong, and what to do about it where that is known.
 fn explain(resource: &str, error: &watcher::Error) -> String {
-    let status = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => Some(status),
-        _ => None,
+    let (doing, cause) = match error {
+        watcher::Error::InitialListFailed(cause) => ("list", cause),
+        watcher::Error::WatchStartFailed(cause) | watcher::Error::WatchFailed(cause) => ("watch", cause),
+        watcher::Error::WatchError(status) => {
+            return format!("watch: {} (HTTP status {})", status.message, status.code);
+        }
+        watcher::Error::NoResourceVersion => return error.to_string(),
     };
-    match status.map(|status| status.code) {
-        Some(404) => format!("the API server does not know {resource}: install the custom resource definition"),
-        Some(403) => format!("not allowed to list and watch {resource}: check the agent's ClusterRole ({error})"),
-        _ => error.to_string(),
-    }
+    let advice = match cause {
+        kube::Error::Api(status) if status.code == 404 => "; install the custom resource definition",
+        kube::Error::Api(status) if status.code == 403 => "; check the agent's ClusterRole",
+        _ => "",
+    };
+    format!("cannot {doing} {resource}: {}{advice}", describe(cause))
 }

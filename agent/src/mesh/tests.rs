@@ -70,7 +70,8 @@ fn peer(name: &str, dns: &str) -> PeerRecord {
 impl Lab {
     async fn start() -> Self {
         let fake = Fake::default();
-        let eth0 = Interface { addresses: vec!["192.0.2.100/24".parse().unwrap(), "10.0.0.1/24".parse().unwrap()], mtu: 1500 };
+        let eth0 =
+            Interface { addresses: vec!["192.0.2.100/24".parse().unwrap(), "10.0.0.1/24".parse().unwrap()], mtu: 1500 };
         fake.world().facts.interfaces.insert("eth0".into(), eth0);
         fake.world().facts.default_interface = Some("eth0".into());
         let flags = ["kg", "--encapsulate=never", "--resync-period=1h", "--check-in-period=1h"];
