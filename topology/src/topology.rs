@@ -311,8 +311,9 @@ fn allocate(segments: &mut [Segment], subnets: &[IpNet]) -> Result<(), TopologyE
     Ok(())
 }
 
-/// The public addresses at which segments are reached. Those behind NAT are reached elsewhere, and
-/// private ones are on links, whose routes are longer than what anybody claims.
+/// The public addresses at which segments are reached. Segments behind NAT are reached elsewhere.
+/// Private ones do not count: large private prefixes are what peers are for, and an endpoint on the
+/// node's own link is reached by the link's longer route all the same.
 struct Outside(BTreeMap<IpAddr, SegmentName>);
 
 impl Outside {

@@ -98,6 +98,31 @@ fn the_endpoint_of_another_is_not_drawn_into_the_tunnel() {
 }
 
 #[test]
+fn a_nodes_own_link_and_address_are_not_routed_into_the_mesh() {
+    let mut x = v4("x", "zz", 9);
+    x.internal_ips = nets("10.7.0.9/24");
+    x.allowed_location_ips = nets("10.1.0.0/24 10.8.0.0/24");
+    // Two locations may use the same addresses; upstream routes them in both.
+    let mut y = v4("y", "yy", 8);
+    y.internal_ips = nets("10.1.0.1/24");
+    let cluster = Cluster::new(vec![v4("a", "eu", 1), x, y], vec![]);
+    assert_lines(
+        cluster.plan("a").routes,
+        "10.7.0.9/32 via 10.4.0.3 dev kilo0 proto static src 10.1.0.1 onlink
+         10.8.0.0/24 via 10.4.0.3 dev kilo0 proto static src 10.1.0.1 onlink
+         10.42.8.0/24 via 10.4.0.2 dev kilo0 proto static src 10.1.0.1 onlink
+         10.42.9.0/24 via 10.4.0.3 dev kilo0 proto static src 10.1.0.1 onlink",
+    );
+    assert_lines(
+        cluster.plan("y").routes,
+        "10.7.0.9/32 via 10.4.0.3 dev kilo0 proto static src 10.1.0.1 onlink
+         10.8.0.0/24 via 10.4.0.3 dev kilo0 proto static src 10.1.0.1 onlink
+         10.42.1.0/24 via 10.4.0.1 dev kilo0 proto static src 10.1.0.1 onlink
+         10.42.9.0/24 via 10.4.0.3 dev kilo0 proto static src 10.1.0.1 onlink",
+    );
+}
+
+#[test]
 fn the_internal_ip_of_a_neighbour_makes_no_route_through_oneself() {
     let mut nodes = vec![v4("a", "eu", 1), v4("b", "eu", 2), v4("x", "eu", 9)];
     nodes[2].internal_ips = nets("10.1.0.2/24");

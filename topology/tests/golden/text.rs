@@ -39,6 +39,8 @@ fn showconf_peer() {
     let mut cluster = example();
     cluster.peers[0].preshared_key = Some([1; 32].into());
     cluster.peers[0].persistent_keepalive = topology::Seconds(7);
+    // What `b` shares with the cluster is not shown to `a`.
+    cluster.peers[1].preshared_key = Some([2; 32].into());
     let text = cluster.topology().peer_conf(&"a".into()).unwrap().render();
     let psk = key(1);
     let expected = format!(
