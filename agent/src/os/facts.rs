@@ -1,16 +1,12 @@
 //! What the host is like: its interfaces, addresses, default route and what its name resolves to.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use netlink_packet_route::{
     AddressFamily,
     route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use topology::{InterfaceName, MAIN_TABLE};
 
 use super::{Error, Netlink, addresses, links, routes};
@@ -19,11 +15,14 @@ use crate::host::{Facts, Interface};
 /// How long the host's own name may take to resolve.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long its answer is good, so that a resolver that fails slowly does not delay everything else.
+pub const LOOKUP_PERIOD: Duration = Duration::from_secs(30);
+
 /// Gathers the facts; `hostname` is what the host's name resolves to.
 ///
 /// All interfaces are told of, but addresses only of those that are up, because nobody can reach the
 /// others, and only such addresses as last (see [`addresses::Assigned::lasting`]).
-pub async fn gather(netlink: &Netlink, hostname: Vec<IpAddr>) -> Result<Facts, Error> {
+pub async fn gather(netlink: &Netlink, hostname: &[IpAddr]) -> Result<Facts, Error> {
     let links = links::all(netlink).await?;
     let assigned = addresses::list(netlink, None).await?;
     let default = default_link(netlink).await?;
@@ -34,7 +33,7 @@ pub async fn gather(netlink: &Netlink, hostname: Vec<IpAddr>) -> Result<Facts, E
     };
     let interfaces: BTreeMap<InterfaceName, Interface> =
         links.iter().map(|link| (link.name.clone(), Interface { addresses: of(link), mtu: link.mtu })).collect();
-    Ok(Facts { hostname, default_interface, interfaces })
+    Ok(Facts { hostname: hostname.to_vec(), default_interface, interfaces })
 }
 
 /// The interface that the default route leaves by: IPv4's if there is one, else IPv6's.
@@ -79,29 +78,51 @@ fn default_route(message: &RouteMessage) -> Option<(u32, u32)> {
 pub struct Hostname {
     name: String,
     last: Vec<IpAddr>,
+    asked: Option<Instant>,
 }
 
 impl Hostname {
     /// Nothing is known of `name` yet.
     pub fn new(name: String) -> Self {
-        Self { name, last: Vec::new() }
+        Self { name, last: Vec::new(), asked: None }
     }
 
-    /// Its addresses, each once. While it does not resolve it keeps those it had: a failing resolver
-    /// must not make the node move.
-    pub async fn resolve(&mut self) -> Vec<IpAddr> {
-        match timeout(LOOKUP_LIMIT, tokio::net::lookup_host((self.name.as_str(), 0))).await {
-            Ok(Ok(found)) => {
-                self.last.clear();
-                for address in found {
-                    if !self.last.contains(&address.ip()) {
-                        self.last.push(address.ip());
-                    }
-                }
+    /// Its addresses as they were at most [`LOOKUP_PERIOD`] ago. While it does not resolve
+    /// it keeps those it had: a failing resolver must not make the node move.
+    pub async fn resolve(&mut self) -> &[IpAddr] {
+        if self.asked.is_none_or(|asked| asked.elapsed() >= LOOKUP_PERIOD) {
+            self.asked = Some(Instant::now());
+            match timeout(LOOKUP_LIMIT, tokio::net::lookup_host((self.name.as_str(), 0))).await {
+                Ok(Ok(found)) => self.last = found.map(|address| address.ip()).collect(),
+                Ok(Err(error)) => tracing::debug!(hostname = self.name, %error, "the host's name does not resolve"),
+                Err(_) => tracing::debug!(hostname = self.name, "the host's name takes too long to resolve"),
             }
-            Ok(Err(error)) => tracing::debug!(hostname = self.name, %error, "the host's name does not resolve"),
-            Err(_) => tracing::debug!(hostname = self.name, "the host's name takes too long to resolve"),
         }
-        self.last.clone()
+        &self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_default_routes_in_use_of_the_main_table_count() {
+        let mut route = RouteMessage::default();
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.kind = RouteType::Unicast;
+        route.attributes = vec![RouteAttribute::Oif(7), RouteAttribute::Priority(50)];
+        let changed = |change: fn(&mut RouteMessage)| {
+            let mut route = route.clone();
+            change(&mut route);
+            default_route(&route)
+        };
+        assert_eq!(changed(|_| {}), Some((50, 7)));
+        assert_eq!(changed(|route| route.attributes.truncate(1)), Some((0, 7)));
+        assert_eq!(changed(|route| route.attributes.clear()), None);
+        assert_eq!(changed(|route| route.attributes.push(RouteAttribute::Table(1107))), None);
+        assert_eq!(changed(|route| route.header.destination_prefix_length = 1), None);
+        assert_eq!(changed(|route| route.header.kind = RouteType::BlackHole), None);
+        assert_eq!(changed(|route| route.header.flags = RouteFlags::Linkdown), None);
     }
 }

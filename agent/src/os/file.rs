@@ -26,10 +26,11 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32, survives: Survives
         _ = fs::remove_file(&temporary);
         return result;
     }
-    match (survives, path.parent()) {
-        (Survives::PowerLoss, Some(directory)) => File::open(directory)?.sync_all(),
-        _ => Ok(()),
+    if survives == Survives::PowerLoss {
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
     }
+    Ok(())
 }
 
 /// A name in the same directory that programs which load a directory (`*.conf`, `*.conflist`) skip.

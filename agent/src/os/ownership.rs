@@ -33,11 +33,7 @@ pub fn changes<T: Ord + Clone>(present: &BTreeSet<T>, owned: &BTreeSet<T>, wante
 }
 
 /// [`changes`] for routes, which may also take the place of a leftover.
-pub fn route_changes(
-    present: &BTreeSet<Route>,
-    owned: &BTreeSet<Route>,
-    wanted: &BTreeSet<Route>,
-) -> SetDiff<Route> {
+pub fn route_changes(present: &BTreeSet<Route>, owned: &BTreeSet<Route>, wanted: &BTreeSet<Route>) -> SetDiff<Route> {
     let mut diff = SetDiff::between(present, wanted);
     let added = &diff.add;
     diff.remove.retain(|old| owned.contains(old) || added.iter().any(|new| is_leftover(old, new)));

@@ -82,9 +82,7 @@ async fn forward(
 }
 
 fn changes(message: &NetlinkMessage<RouteNetlinkMessage>) -> &'static [Change] {
-    use RouteNetlinkMessage::{
-        DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule,
-    };
+    use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule};
     match &message.payload {
         NetlinkPayload::InnerMessage(NewLink(_) | DelLink(_)) => &[Change::Link],
         NetlinkPayload::InnerMessage(NewAddress(_) | DelAddress(_)) => &[Change::Address],

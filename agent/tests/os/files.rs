@@ -1,0 +1,125 @@
+//! The key file and the CNI configuration. Neither needs a namespace.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
+
+use agent::os::{
+    cni,
+    key::{self, Origin},
+};
+use ipnet::IpNet;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_key_is_made_once_and_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kilo/key");
+    let made = key::load(&path).unwrap();
+    assert_eq!(made.origin, Origin::Made);
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+    assert_eq!(fs::read_to_string(&path).unwrap().len(), 45, "base64 of 32 bytes and a line feed");
+    assert_eq!(names(path.parent().unwrap()), ["key"]);
+    let read = key::load(&path).unwrap();
+    assert_eq!((read.origin, read.exposed), (Origin::Read, false));
+    assert_eq!((read.public, &read.secret), (made.public, &made.secret));
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    assert!(key::load(&path).unwrap().exposed);
+    assert_eq!(mode(&path), 0o644, "whoever did that may have a reason");
+    let other = key::load(&directory.path().join("other")).unwrap();
+    assert_ne!(other.public, made.public);
+}
+
+#[test]
+fn a_broken_key_is_kept_aside() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    let huge = vec![b'A'; 1 << 20];
+    let broken: [&[u8]; 4] = [b"", b"not a key", &[0xff; 44], &huge];
+    for (n, text) in (1..).zip(broken) {
+        fs::write(&path, text).unwrap();
+        let aside = directory.path().join(format!("key.broken-{n}"));
+        assert_eq!(key::load(&path).unwrap().origin, Origin::Remade(aside.clone()));
+        assert_eq!(fs::read(&aside).unwrap(), text);
+        assert_eq!(key::load(&path).unwrap().origin, Origin::Read);
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_read_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    fs::create_dir(&path).unwrap();
+    let error = key::load(&path).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot read {}: ", path.display())), "{error}");
+    assert_eq!(names(directory.path()), ["key"]);
+}
+
+const CONFLIST: &str = r#"{
+  "cniVersion": "0.3.1", "name": "kilo", "zzz": {"b": 1, "a": [2.50, null]},
+  "plugins": [
+    {"type": "bridge", "unknown": "kept", "ipam": {"type": "host-local", "dataDir": "/run/x"}},
+    {"type": "portmap", "snat": true}
+  ]
+}"#;
+
+fn cidrs(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_conflist_gets_the_ranges_and_keeps_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("10-kilo.conflist");
+    fs::write(&path, CONFLIST).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    assert!(!cni::keep(&path, &[]).unwrap(), "no pod CIDR, no change");
+    assert_eq!(fs::read_to_string(&path).unwrap(), CONFLIST);
+    let both = cidrs(&["10.42.1.0/24", "fd42:1::/64"]);
+    assert!(cni::keep(&path, &both).unwrap());
+    assert!(!cni::keep(&path, &both).unwrap(), "it is so already");
+    assert_eq!(mode(&path), 0o666, "whatever the umask");
+    assert_eq!(names(directory.path()), ["10-kilo.conflist"]);
+    let text = fs::read_to_string(&path).unwrap();
+    let mut kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let ipam = kept["plugins"][0]["ipam"].as_object_mut().unwrap();
+    let ranges = ipam.remove("ranges").unwrap().to_string();
+    assert_eq!(ranges, r#"[[{"subnet":"10.42.1.0/24"}],[{"subnet":"fd42:1::/64"}]]"#);
+    // Compared as text: the order of fields counts too.
+    assert_eq!(kept.to_string(), serde_json::from_str::<serde_json::Value>(CONFLIST).unwrap().to_string());
+    assert!(cni::keep(&path, &both[..1]).unwrap());
+}
+
+#[test]
+fn a_link_to_the_conflist_stays_a_link() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, target) = (directory.path().join("10-kilo.conflist"), directory.path().join("real"));
+    fs::write(&target, CONFLIST).unwrap();
+    symlink("real", &path).unwrap();
+    assert!(cni::keep(&path, &cidrs(&["10.42.1.0/24"])).unwrap());
+    assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+    assert!(fs::read_to_string(&target).unwrap().contains("10.42.1.0/24"));
+}
+
+#[test]
+fn a_conflist_that_is_missing_or_broken_is_named_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("10-kilo.conflist");
+    let keep = || cni::keep(&path, &cidrs(&["10.42.1.0/24"])).unwrap_err().to_string();
+    assert!(keep().starts_with(&format!("cannot read {}: ", path.display())));
+    fs::write(&path, "{").unwrap();
+    assert!(keep().starts_with(&format!("cannot keep the pod ranges in {}: not JSON: ", path.display())));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{");
+}

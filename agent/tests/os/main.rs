@@ -1,0 +1,11 @@
+//! The shell towards Linux against the real kernel: every test in a network namespace of its own.
+
+mod addresses;
+mod facts;
+mod files;
+mod firewall;
+mod host;
+mod namespace;
+mod routes;
+mod rules;
+mod watch;
