@@ -1,16 +1,21 @@
-//! The loop with a host in memory and an API server that is away, so that every write fails: what the
-//! loop does for the mesh must not wait for that.
+//! The loop with a host in memory. In most tests the API server is away, so that every write fails: what
+//! the loop does for the mesh must not wait for that.
 
 use std::collections::BTreeSet;
 
 use clap::Parser;
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use topology::{Granularity, SegmentName};
 
 use super::*;
 use crate::{
-    cluster::{Change, Client, NodeRecord, PeerRecord},
+    cluster::{Change, Client, NodeRecord, PeerRecord, watch_nodes},
     flags::Args,
     host::Interface,
     os,
@@ -68,7 +73,12 @@ fn peer(name: &str, dns: &str) -> PeerRecord {
 }
 
 impl Lab {
+    /// The loop with an API server that is away: nothing listens at port 1.
     async fn start() -> Self {
+        Self::start_at("http://127.0.0.1:1").await
+    }
+
+    async fn start_at(api_server: &str) -> Self {
         let fake = Fake::default();
         let eth0 =
             Interface { addresses: vec!["192.0.2.100/24".parse().unwrap(), "10.0.0.1/24".parse().unwrap()], mtu: 1500 };
@@ -82,8 +92,7 @@ impl Lab {
             granularity: Granularity::Location,
             prioritise_private_addresses: false,
         };
-        // Nothing listens at port 1.
-        let client = Client::connect(None, Some("http://127.0.0.1:1")).await.unwrap();
+        let client = Client::connect(None, Some(api_server)).await.unwrap();
         let lookup: Lookup = Arc::new(|name| {
             Box::pin(async move {
                 match name.as_str() {
@@ -261,4 +270,75 @@ async fn a_source_of_messages_that_ends_is_an_error() {
     let lab = Lab::start().await;
     drop(lab.events);
     assert!(matches!(lab.task.await.unwrap(), Err(LoopError::Deaf(_))));
+}
+
+/// An API server with the own Node.
+struct Server {
+    url: String,
+    nodes: Api<DynamicObject>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(apiserver::serve(listener, apiserver::Store::new(), std::future::pending()));
+        let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Node"), "nodes");
+        let nodes: Api<DynamicObject> = Api::all_with(client, &resource);
+        let mut node = DynamicObject::new("me", &resource).data(json!({"spec": {"podCIDRs": ["10.42.0.0/24"]}}));
+        node.metadata.annotations = Some(me().annotations);
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        Self { url, nodes }
+    }
+
+    async fn annotations(&self) -> BTreeMap<String, String> {
+        self.nodes.get("me").await.unwrap().metadata.annotations.unwrap_or_default()
+    }
+
+    async fn version(&self) -> Option<String> {
+        self.nodes.get("me").await.unwrap().metadata.resource_version
+    }
+
+    async fn eventually(&self, what: &str, condition: impl Fn(&BTreeMap<String, String>) -> bool) {
+        let met = async {
+            while !condition(&self.annotations().await) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(20), met).await.is_err() {
+            panic!("not within 20 s: {what}; {:?}", self.annotations().await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn own_annotations_are_written_when_they_differ_and_removed_at_the_end() {
+    let server = Server::start().await;
+    let lab = Lab::start_at(&server.url).await;
+    let watched = Client::connect(None, Some(&server.url)).await.unwrap();
+    tokio::spawn(watch_nodes(watched, lab.events.clone()));
+    lab.peers(Change::Reset(vec![])).await;
+    let is_announced = |annotations: &BTreeMap<String, String>| {
+        annotations.get(annotations::WIREGUARD_IP).is_some_and(|ip| ip == "10.4.0.1/16")
+            && annotations.get(annotations::ENDPOINT).is_some_and(|endpoint| endpoint == "192.0.2.100:51820")
+            && annotations.get(annotations::KEY).is_some_and(|key| key == KEYS[0])
+    };
+    server.eventually("the announcement", is_announced).await;
+
+    let version = server.version().await;
+    for _ in 0..3 {
+        let before = lab.reconciles();
+        lab.host_changes.send(os::watch::Change::Route).await.unwrap();
+        lab.another_reconciliation(before).await;
+    }
+    assert_eq!(server.version().await, version, "nothing changed, and nothing was written");
+
+    let vandalism = json!({"metadata": {"annotations": {annotations::KEY: null, annotations::ENDPOINT: "x"}}});
+    server.nodes.patch("me", &PatchParams::default(), &Patch::Merge(vandalism)).await.unwrap();
+    server.eventually("the announcement again", is_announced).await;
+
+    lab.stop.cancel();
+    lab.task.await.unwrap().unwrap();
+    assert_eq!(server.annotations().await, me().annotations, "only what others wrote is left");
 }
