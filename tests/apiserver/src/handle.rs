@@ -237,7 +237,11 @@ impl<'a> Operation<'a> {
         serde_json::from_slice(&self.call.body).map_err(|error| self.unrecognized(&error))
     }
 
+    /// JSON is YAML too, but only the JSON parser takes all of it, such as surrogate pairs.
     fn parse_yaml(&self) -> Result<Value, ApiError> {
+        if let Ok(json) = serde_json::from_slice(&self.call.body) {
+            return Ok(json);
+        }
         let text = std::str::from_utf8(&self.call.body).map_err(|error| self.unrecognized(&error))?;
         serde_saphyr::from_str(text).map_err(|error| self.unrecognized(&error))
     }

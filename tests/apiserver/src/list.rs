@@ -180,3 +180,53 @@ fn page<'a>(
     let remaining = (!token.is_empty() && request.filter.is_empty()).then(|| wanted.count());
     Page { revision, items, token, remaining }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn nodes() -> (Objects, Resource) {
+        let mut objects = Objects::new(100);
+        let resource = crate::resource::find(&objects, "", "v1", "nodes").expect("nodes are built in");
+        for name in ["a", "b", "c"] {
+            objects.put(resource.key("", name), json!({"metadata": {"name": name}}));
+        }
+        (objects, resource)
+    }
+
+    fn names(page: &Page) -> Vec<&str> {
+        page.items.iter().filter_map(|item| item["metadata"]["name"].as_str()).collect()
+    }
+
+    #[test]
+    fn pages_count_what_follows_until_their_state_is_forgotten() {
+        let (mut objects, resource) = nodes();
+        let first = ListRequest { limit: 1, ..ListRequest::default() };
+        let page = list(&objects, &resource, None, &first).expect("a page");
+        assert_eq!((names(&page), page.remaining), (vec!["a"], Some(2)));
+        let next = ListRequest { token: page.token, ..first };
+        objects.remove(&resource.key("", "b"));
+        let page = list(&objects, &resource, None, &next).expect("a page");
+        assert_eq!((names(&page), page.remaining), (vec!["b"], Some(1)));
+        objects.compact();
+        assert_eq!(list(&objects, &resource, None, &next).map_err(|error| error.reason).err(), Some("Expired"));
+        let malformed = ListRequest { token: "x".into(), ..ListRequest::default() };
+        assert_eq!(list(&objects, &resource, None, &malformed).map_err(|error| error.code).err(), Some(400));
+    }
+
+    #[test]
+    fn versions_are_read_at_or_refused() {
+        let (objects, resource) = nodes();
+        let at = |version: &str, version_match: &str| {
+            let at = At::parse(version, version_match)?;
+            list(&objects, &resource, None, &ListRequest { at, ..ListRequest::default() })
+        };
+        assert_eq!(at("2", "Exact").as_ref().map(names), Ok(vec!["a"]));
+        assert_eq!(at("2", "").as_ref().map(names), Ok(vec!["a", "b", "c"]));
+        assert_eq!(at("0", "NotOlderThan").as_ref().map(names), Ok(vec!["a", "b", "c"]));
+        let refused = [("5", ""), ("x", ""), ("", "Exact"), ("0", "Exact"), ("1", "Frob")];
+        let codes = refused.map(|(version, version_match)| at(version, version_match).map_err(|e| e.code).err());
+        assert_eq!(codes, [504, 500, 422, 422, 422].map(Some));
+    }
+}

@@ -126,13 +126,9 @@ fn generated_suffix(uid: &str) -> String {
 /// Carries the server's fields of the `old` metadata over to `new`; gives back what may not be changed.
 pub fn prepare_update(new: &mut Map<String, Value>, old: &Map<String, Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
-    for field in ["uid", "creationTimestamp"] {
-        match (text(new, field), text(old, field)) {
-            (new, old) if new == old || new.is_empty() => {}
-            (new, _) => {
-                causes.push(Cause::invalid(format!("metadata.{field}"), &new.into(), "field is immutable"));
-            }
-        }
+    match (text(new, "uid"), text(old, "uid")) {
+        (new, old) if new == old || new.is_empty() => {}
+        (new, _) => causes.push(Cause::invalid("metadata.uid", &new.into(), "field is immutable")),
     }
     let carried = [
         "name",
@@ -158,6 +154,15 @@ pub fn prepare_update(new: &mut Map<String, Value>, old: &Map<String, Value>) ->
         causes.push(Cause::forbidden("metadata.finalizers", why));
     }
     causes
+}
+
+/// Leaves out the empty collections, as the API server's own encoding does.
+pub fn drop_empty(metadata: &mut Map<String, Value>) {
+    metadata.retain(|_, value| match value {
+        Value::Object(members) => !members.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        _ => true,
+    });
 }
 
 /// Whether `generation` counts the changes of what is wanted (`spec`).

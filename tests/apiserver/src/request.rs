@@ -99,6 +99,10 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     /// Whether a boolean parameter is set; present without value counts as set.
     pub fn flag(&self, name: &str) -> bool {
         self.0.iter().any(|(key, value)| key == name && !matches!(value.as_str(), "0" | "false"))
@@ -158,24 +162,21 @@ impl Query {
                 return Err(unsupported_option(kind, "fieldValidation", other, "\"Ignore\", \"Strict\", \"Warn\""));
             }
         };
-        Ok(WriteOptions {
-            dry_run: dry_run(kind, self.0.iter().filter(|(k, _)| k == "dryRun").map(|(_, v)| v.as_str()))?,
-            strict,
-        })
+        Ok(WriteOptions { dry_run: dry_run(kind, self.all("dryRun"))?, strict })
     }
 
-    /// The parameters of a deletion, which come in the query, in the body, or both.
+    /// The parameters of a deletion, which are in the body if there is one (`Null` if not), else in the query.
     ///
     /// # Errors
     /// `Invalid` for an unknown `dryRun`.
     pub fn delete_options(&self, body: &Value) -> Result<DeleteOptions, ApiError> {
         let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         let in_body = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let in_query = self.0.iter().filter(|(key, _)| key == "dryRun").map(|(_, value)| value.as_str());
+        let stages: Vec<&str> = if body.is_null() { self.all("dryRun").collect() } else { in_body.collect() };
         Ok(DeleteOptions {
             uid: text(&body["preconditions"]["uid"]),
             resource_version: text(&body["preconditions"]["resourceVersion"]),
-            dry_run: dry_run("DeleteOptions", in_query.chain(in_body))?,
+            dry_run: dry_run("DeleteOptions", stages.into_iter())?,
         })
     }
 

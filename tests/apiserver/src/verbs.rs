@@ -315,7 +315,7 @@ fn admitted(
         let kind = &resource.kind;
         format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version)
     };
-    let (object, unknown) = decode(resource, object).map_err(|why| match source {
+    let (mut object, unknown) = decode(resource, object).map_err(|why| match source {
         Source::Body => ApiError::bad_request(unhandled(&why)),
         Source::Patch => old.map_or_else(|| ApiError::bad_request(&*why), |old| invalid_patch(&why, old)),
     })?;
@@ -324,9 +324,9 @@ fn admitted(
         let why = format!("strict decoding error: {}", fields.join(", "));
         return Err(ApiError::bad_request(unhandled(&why)));
     }
-    if let Some(metadata) = object["metadata"].as_object() {
-        causes.extend(meta::validate(resource, metadata));
-    }
+    let metadata = metadata_mut(&mut object)?;
+    meta::drop_empty(metadata);
+    causes.extend(meta::validate(resource, metadata));
     causes.extend(match &resource.origin {
         Origin::Builtin(builtin) => builtin::validate(*builtin, &object, old),
         Origin::Custom(version) => schema::validate(version.schema(), &object, ""),
@@ -413,6 +413,10 @@ fn check_namespace(metadata: &mut Map<String, Value>, namespace: &str) -> Result
             Ok(())
         }
         given if given == namespace => Ok(()),
+        _ if namespace.is_empty() => {
+            metadata.remove("namespace");
+            Ok(())
+        }
         _ => {
             let message = "the namespace of the provided object does not match the namespace sent on the request";
             Err(ApiError::bad_request(message))
@@ -423,6 +427,11 @@ fn check_namespace(metadata: &mut Map<String, Value>, namespace: &str) -> Result
 fn check_name(metadata: &mut Map<String, Value>, name: &str) -> Result<(), ApiError> {
     match meta::text(metadata, "name") {
         given if given == name => Ok(()),
+        "" => {
+            let message =
+                format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
+            Err(ApiError::bad_request(message))
+        }
         given => {
             let message = format!("the name of the object ({given}) does not match the name on the URL ({name})");
             Err(ApiError::bad_request(message))

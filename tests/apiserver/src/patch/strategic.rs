@@ -27,7 +27,6 @@ enum ListStrategy {
 fn strategy(name: &str) -> ListStrategy {
     match name {
         "conditions" | "addresses" => ListStrategy::ByKey("type"),
-        "taints" => ListStrategy::ByKey("key"),
         "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets" => {
             ListStrategy::ByKey("name")
         }
@@ -272,7 +271,7 @@ mod tests {
 
     #[test]
     fn element_order_is_what_the_patch_says_and_others_stay_near() {
-        let taints = |keys: &[&str]| keys.iter().map(|key| json!({"key": key})).collect::<Value>();
+        let volumes = |names: &[&str]| names.iter().map(|name| json!({ "name": name })).collect::<Value>();
         let table: [(&[&str], &[&str], &[&str]); 4] = [
             (&["a", "b", "c"], &["c", "b", "a"], &["c", "b", "a"]),
             (&["server", "a", "b"], &["b", "a"], &["server", "b", "a"]),
@@ -280,8 +279,8 @@ mod tests {
             (&["a", "b", "server"], &["b", "a"], &["b", "a", "server"]),
         ];
         for (before, order, after) in table {
-            let patch = json!({"taints": [], "$setElementOrder/taints": taints(order)});
-            assert_eq!(patched(json!({"taints": taints(before)}), patch), Ok(json!({"taints": taints(after)})));
+            let patch = json!({"volumes": [], "$setElementOrder/volumes": volumes(order)});
+            assert_eq!(patched(json!({"volumes": volumes(before)}), patch), Ok(json!({"volumes": volumes(after)})));
         }
     }
 
