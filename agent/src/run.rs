@@ -56,6 +56,7 @@ async fn run(options: Options) -> Result<()> {
     let key = load_key()?;
     let listener = http::listen(&options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
     let client = Client::connect(options.kubeconfig.as_deref(), options.master.as_deref()).await?;
+    let client = client.checking_in_every(options.check_in_period);
     let host = open_host(&options, &name)?;
     let host_changes = os::watch::subscribe()?;
     let (interface, granularity, version) = (&options.interface, options.granularity, env!("CARGO_PKG_VERSION"));
@@ -65,10 +66,12 @@ async fn run(options: Options) -> Result<()> {
     let metrics = Arc::new(Metrics::default());
     let (topology, latest) = watch::channel(None);
     let (sender, events) = mpsc::channel(QUEUE);
+    let (renewal, renewed) = watch::channel(());
     let mut tasks = JoinSet::new();
     tasks.spawn(signals(stop.clone()));
-    tasks.spawn(watched("the watch of nodes", cluster::watch_nodes(client.clone(), sender.clone())));
-    tasks.spawn(watched("the watch of peers", cluster::watch_peers(client.clone(), sender)));
+    let nodes = cluster::watch_nodes(client.clone(), sender.clone(), renewed.clone());
+    tasks.spawn(watched("the watch of nodes", nodes));
+    tasks.spawn(watched("the watch of peers", cluster::watch_peers(client.clone(), sender, renewed)));
     tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), latest)));
 
     let identity = Identity {
@@ -83,7 +86,7 @@ async fn run(options: Options) -> Result<()> {
     let writer = Writer::new(client, name.to_string());
     let mesh = Mesh::new(options, name, identity, applier, resolver, writer, metrics);
     tokio::select! {
-        result = mesh.run(Channels { events, host_changes, topology }, stop) => Ok(result?),
+        result = mesh.run(Channels { events, host_changes, renewal, topology }, stop) => Ok(result?),
         Some(ended) = tasks.join_next() => Err(ended.unwrap_or_else(anyhow::Error::from)),
     }
 }

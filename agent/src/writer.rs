@@ -44,7 +44,8 @@ pub struct Writer {
 impl Writer {
     /// Writes to the Node called `node`.
     pub fn new(client: Client, node: String) -> Self {
-        Self { client, node, backoff: Backoff::new(RETRY.0, RETRY.1), phase: Phase::Idle }
+        let backoff = Backoff::new(RETRY.0, client.longest_pause(RETRY.1));
+        Self { client, node, backoff, phase: Phase::Idle }
     }
 
     /// Whether a patch can be taken: none is on its way, and the last failure was long enough ago.

@@ -59,10 +59,14 @@ pub enum PatchError {
     Timeout,
 }
 
+/// How often a node checks in unless it is told otherwise.
+const CHECK_IN_PERIOD: Duration = Duration::from_secs(30);
+
 /// The API server.
 #[derive(Clone)]
 pub struct Client {
     pub(super) kube: kube::Client,
+    period: Duration,
 }
 
 impl Client {
@@ -78,7 +82,28 @@ impl Client {
             config.cluster_url = parse_url(url)?;
         }
         config.connect_timeout = Some(CONNECT_LIMIT);
-        Ok(Self { kube: kube::Client::try_from(config)? })
+        Self::with(config)
+    }
+
+    pub(super) fn with(config: Config) -> Result<Self, ConnectError> {
+        Ok(Self { kube: kube::Client::try_from(config)?, period: CHECK_IN_PERIOD })
+    }
+
+    /// The client of a node that checks in so often.
+    pub fn checking_in_every(self, period: Duration) -> Self {
+        Self { period, ..self }
+    }
+
+    /// `pause` before something is tried again, or the check-in period if that is shorter: after an
+    /// outage, the others expect a check-in within two periods.
+    pub fn longest_pause(&self, pause: Duration) -> Duration {
+        pause.min(self.period)
+    }
+
+    /// For how many seconds the server should keep a watch open. It bounds how long a connection that
+    /// died without a word, as it does when the host gets another address, goes unnoticed.
+    pub(super) fn watch_seconds(&self) -> u32 {
+        u32::try_from(self.period.as_secs()).unwrap_or(u32::MAX).saturating_mul(4).clamp(10, 240)
     }
 
     /// Applies the JSON merge patch `patch` to the Node called `name` and returns the annotations

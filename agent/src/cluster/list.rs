@@ -19,7 +19,7 @@ impl Client {
         let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await.map_err(|source| {
             ConnectError::Kubeconfig { path: "($KUBECONFIG or ~/.kube/config)".to_owned(), source }
         })?;
-        Ok(Self { kube: kube::Client::try_from(config)? })
+        Self::with(config)
     }
 
     /// All Nodes.

@@ -10,4 +10,4 @@ mod watch;
 
 pub use client::{Client, ConnectError, PatchError};
 pub use object::{NodeRecord, PeerRecord};
-pub use watch::{Change, Event, watch_nodes, watch_peers};
+pub use watch::{Change, Event, Renewal, watch_nodes, watch_peers};

@@ -3,14 +3,14 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use kube::{
     Api, Resource,
     core::DynamicObject,
     runtime::{WatchStreamExt, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Client, NodeRecord, PeerRecord, client::describe, object};
 use crate::backoff::Backoff;
@@ -18,9 +18,8 @@ use crate::backoff::Backoff;
 /// The first and the longest pause before the API server is asked again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
-/// How long the server keeps one watch open; it also bounds how long a connection that died without
-/// a word goes unnoticed.
-const WATCH_SECONDS: u32 = 120;
+/// Tells the watches to begin anew: see [`State::is_deaf`](crate::state::State::is_deaf).
+pub type Renewal = watch::Receiver<()>;
 
 /// What happened to the objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,25 +48,50 @@ pub enum Event {
     },
 }
 
-/// Sends what happens to Nodes until the receiver is gone.
-pub async fn watch_nodes(client: Client, events: mpsc::Sender<Event>) {
+/// Sends what happens to Nodes until the receiver is gone. Each change of `renewal` begins anew with
+/// a list.
+pub async fn watch_nodes(client: Client, events: mpsc::Sender<Event>, renewal: Renewal) {
     let api: Api<object::NodeView> = Api::all(client.kube);
-    watch("nodes", api, Event::Node, &events).await;
+    watch("nodes", api, Event::Node, events, renewal).await;
 }
 
-/// Sends what happens to Peers until the receiver is gone.
-pub async fn watch_peers(client: Client, events: mpsc::Sender<Event>) {
+/// Sends what happens to Peers until the receiver is gone. Each change of `renewal` begins anew with
+/// a list.
+pub async fn watch_peers(client: Client, events: mpsc::Sender<Event>, renewal: Renewal) {
     let api: Api<DynamicObject> = Api::all_with(client.kube, &object::peer_resource());
-    watch("peers", api, Event::Peer, &events).await;
+    watch("peers", api, Event::Peer, events, renewal).await;
 }
 
-async fn watch<K, R>(resource: &'static str, api: Api<K>, event: fn(Change<R>) -> Event, events: &mpsc::Sender<Event>)
-where
+async fn watch<K, R>(
+    resource: &'static str,
+    api: Api<K>,
+    event: fn(Change<R>) -> Event,
+    events: mpsc::Sender<Event>,
+    mut renewal: Renewal,
+) where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     R: From<K>,
 {
-    let config = watcher::Config::default().timeout(WATCH_SECONDS);
-    let stream = watcher::watcher(api, config).backoff(Backoff::new(RETRY.0, RETRY.1));
+    loop {
+        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let stream = watcher::watcher(api.clone(), config).backoff(Backoff::new(RETRY.0, RETRY.1));
+        tokio::select! {
+            () = forward(resource, stream, event, &events) => return,
+            // The sender lives as long as the loop that receives the events.
+            renewed = renewal.changed() => if renewed.is_err() { return },
+        }
+    }
+}
+
+async fn forward<K, R>(
+    resource: &'static str,
+    stream: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
+    event: fn(Change<R>) -> Event,
+    events: &mpsc::Sender<Event>,
+) where
+    K: Resource,
+    R: From<K>,
+{
     let mut stream = std::pin::pin!(stream);
     let mut collector = Collector::default();
     while let Some(item) = stream.next().await {

@@ -76,6 +76,10 @@ pub async fn set(netlink: &Netlink, link: &Link, wanted: &BTreeSet<IpNet>) -> Ve
     };
     let mut errors = Vec::new();
     let unwanted: Vec<IpNet> = before.difference(wanted).copied().collect();
+    let stand_in = stand_in(&before, wanted);
+    if let Some(address) = stand_in {
+        errors.extend(change(netlink, link, "add", address).await.err());
+    }
     for address in &unwanted {
         errors.extend(change(netlink, link, "remove", *address).await.err());
     }
@@ -88,7 +92,20 @@ pub async fn set(netlink: &Netlink, link: &Link, wanted: &BTreeSet<IpNet>) -> Ve
     for address in wanted.difference(&before) {
         errors.extend(change(netlink, link, "add", *address).await.err());
     }
+    if let Some(address) = stand_in {
+        errors.extend(change(netlink, link, "remove", address).await.err());
+    }
     errors
+}
+
+/// An address to have while `present` makes way for `wanted`, if one is needed: with its last IPv4
+/// address an interface loses all its IPv4 routes (`fib_disable_ip`, net/ipv4/fib_frontend.c), and
+/// packets their way until those are put back. It has no subnet that another could be secondary in.
+fn stand_in(present: &BTreeSet<IpNet>, wanted: &BTreeSet<IpNet>) -> Option<IpNet> {
+    let has_v4 = |nets: &BTreeSet<IpNet>| nets.iter().any(|net| net.addr().is_ipv4());
+    let address = IpNet::from(wanted.iter().map(IpNet::addr).find(IpAddr::is_ipv4)?);
+    let all_go = has_v4(present) && !has_v4(&(present & wanted));
+    (all_go && !present.contains(&address) && !wanted.contains(&address)).then_some(address)
 }
 
 fn message(link: &Link, address: IpNet) -> AddressMessage {
