@@ -100,13 +100,23 @@ fn an_interface_is_found_raised_resized_and_deleted() {
     });
 }
 
+/// So many routes that the kernel tells of them in several pieces.
+fn crowd() {
+    let directory = tempfile::tempdir().unwrap();
+    let batch = directory.path().join("batch");
+    let route = |n: u32| format!("route add 10.{}.{}.0/24 dev eth0 proto static metric 9\n", 2 + n / 256, n % 256);
+    std::fs::write(&batch, (0..2000).map(route).collect::<String>()).unwrap();
+    ip(&format!("-batch {}", batch.display()));
+}
+
 #[test]
 fn lists_can_be_asked_for_at_the_same_time() {
     inside(|netlink| async move {
         wire();
-        let lists = (0..1000).map(|_| links::all(&netlink));
+        crowd();
+        let lists = (0..100).map(|_| agent::os::routes::present(&netlink));
         for list in futures::future::join_all(lists).await {
-            assert_eq!(list.unwrap().len(), 3);
+            list.unwrap();
         }
     });
 }
@@ -115,16 +125,17 @@ fn lists_can_be_asked_for_at_the_same_time() {
 fn a_list_that_nobody_waits_for_any_more_does_not_spoil_the_next() {
     inside(|netlink| async move {
         wire();
-        for n in 0..200 {
-            ip(&format!("route add 10.{}.0.0/16 dev eth0 proto static metric 9", n + 2));
-        }
-        for _ in 0..20 {
-            let abandoned = agent::os::routes::present(&netlink);
-            tokio::select! {
-                biased;
-                _ = abandoned => {}
-                () = tokio::task::yield_now() => {}
+        crowd();
+        // Given up at every point where it waits.
+        for patience in 1..50 {
+            let mut abandoned = Box::pin(agent::os::routes::present(&netlink));
+            for _ in 0..patience {
+                if futures::poll!(&mut abandoned).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
             }
+            drop(abandoned);
             assert_eq!(links::all(&netlink).await.unwrap().len(), 3);
         }
     });
