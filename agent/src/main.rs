@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         }
     };
     logging::init(options.log_level);
+    end_on_panic();
     match run::blocking(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -27,4 +28,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends the process when any thread panics, those that move packets included: an agent that goes on
+/// with a part of it missing looks healthy, and whoever supervises it can start it again.
+fn end_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::exit(1);
+    }));
 }

@@ -60,6 +60,8 @@ pub struct Channels {
     pub events: mpsc::Receiver<Event>,
     /// Something changed on the host.
     pub host_changes: mpsc::Receiver<Change>,
+    /// Where the watches are told to begin anew.
+    pub renewal: watch::Sender<()>,
     /// Where others read the newest topology.
     pub topology: watch::Sender<Option<Arc<Topology>>>,
 }
@@ -145,7 +147,7 @@ impl<H: Host> Mesh<H> {
                 () = self.resolver.changed() => self.debounce.note(Instant::now()),
                 progress = self.writer.progress() => self.on_progress(progress),
                 _ = resync.tick() => self.debounce.note(Instant::now()),
-                _ = check_in.tick() => self.check_in(),
+                _ = check_in.tick() => self.check_in(&channels.renewal),
                 () = due(self.debounce) => {
                     self.debounce.clear();
                     self.reconcile(&channels.topology).await;
@@ -177,7 +179,7 @@ impl<H: Host> Mesh<H> {
         match progress {
             Progress::Written(annotations) => {
                 self.told.written();
-                self.state.wrote(annotations);
+                self.state.wrote(annotations, self.start.elapsed());
             }
             Progress::Failed(error) => {
                 self.metrics.failed("patch");
@@ -188,7 +190,12 @@ impl<H: Host> Mesh<H> {
         self.write_annotations();
     }
 
-    fn check_in(&mut self) {
+    fn check_in(&mut self, renewal: &watch::Sender<()>) {
+        if self.state.is_deaf(self.start.elapsed(), self.options.silence_limit) {
+            self.metrics.failed("watch");
+            warn!(node = %self.name, "own check-ins do not come back: the cluster is listed again");
+            renewal.send_replace(());
+        }
         self.last_seen = wall_clock();
         self.write_annotations();
     }

@@ -82,8 +82,10 @@ pub struct State {
     name: NodeName,
     topology_label: String,
     own: Option<Own>,
-    /// The last check-in that was written.
+    /// The last check-in that was written and has not come back.
     checked_in: Option<i64>,
+    /// Since when a check-in is known to be written and has not come back.
+    unheard_since: Option<Duration>,
     others: BTreeMap<NodeName, Node>,
     membership: Membership,
     alive: BTreeSet<NodeName>,
@@ -102,6 +104,7 @@ impl State {
             topology_label,
             own: None,
             checked_in: None,
+            unheard_since: None,
             others: BTreeMap::new(),
             membership: Membership::new(silence_limit),
             alive: BTreeSet::new(),
@@ -146,10 +149,24 @@ impl State {
     }
 
     /// The own Node's annotations are these now: the answer to a write.
-    pub fn wrote(&mut self, annotations: BTreeMap<String, String>) {
+    pub fn wrote(&mut self, annotations: BTreeMap<String, String>, now: Duration) {
+        if self.checked_in.is_some() && last_seen(&annotations) == self.checked_in {
+            self.unheard_since.get_or_insert(now);
+        }
         if let Some(own) = &mut self.own {
             own.annotations = annotations;
         }
+    }
+
+    /// Whether the watch tells nothing although it does not fail: for `limit`, what we wrote has not
+    /// come back. That happens when a connection dies without a word, and for ever when the API
+    /// server's data was replaced by older data. Asking takes note that something is done about it.
+    pub fn is_deaf(&mut self, now: Duration, limit: Duration) -> bool {
+        let is_deaf = self.unheard_since.is_some_and(|since| now.saturating_sub(since) >= limit);
+        if is_deaf {
+            self.unheard_since = None;
+        }
+        is_deaf
     }
 
     /// A check-in with this time is about to be written; its return through the watch is the proof
@@ -235,9 +252,9 @@ impl State {
         let known = self.own.as_ref();
         outcome.mesh |= known.is_none_or(|own| own.node != node);
         outcome.own |= known.is_none_or(|own| own.annotations != present);
-        let checked_in = present.get(annotations::LAST_SEEN).and_then(|text| text.parse::<i64>().ok());
+        let checked_in = last_seen(&present);
         if checked_in.is_some() && checked_in == self.checked_in {
-            self.checked_in = None;
+            (self.checked_in, self.unheard_since) = (None, None);
             self.membership.echo(at.now);
             outcome.mesh |= self.judge_all();
         }
@@ -300,6 +317,10 @@ impl State {
         self.complaints.replace(format!("peer/{name}"), Vec::new());
         outcome.mesh |= self.peers.remove(name).is_some();
     }
+}
+
+fn last_seen(annotations: &BTreeMap<String, String>) -> Option<i64> {
+    annotations.get(annotations::LAST_SEEN)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -108,19 +108,22 @@ impl Server {
 
 struct Watch {
     events: mpsc::Receiver<Event>,
+    renewal: watch::Sender<()>,
 }
 
 impl Watch {
     async fn nodes(server: &Server) -> Self {
         let (sender, events) = mpsc::channel(16);
-        tokio::spawn(watch_nodes(server.client().await, sender));
-        Self { events }
+        let (renewal, renewed) = watch::channel(());
+        tokio::spawn(watch_nodes(server.client().await, sender, renewed));
+        Self { events, renewal }
     }
 
     async fn peers(server: &Server) -> Self {
         let (sender, events) = mpsc::channel(16);
-        tokio::spawn(watch_peers(server.client().await, sender));
-        Self { events }
+        let (renewal, renewed) = watch::channel(());
+        tokio::spawn(watch_peers(server.client().await, sender, renewed));
+        Self { events, renewal }
     }
 
     async fn next(&mut self) -> Event {
@@ -215,6 +218,18 @@ async fn an_expired_watch_starts_over_with_a_list() {
             (_, names) => known.extend(names),
         }
     }
+}
+
+#[tokio::test]
+async fn a_renewed_watch_starts_over_with_a_list() {
+    let server = Server::start().await;
+    server.create_node("a").await;
+    let mut watch = Watch::nodes(&server).await;
+    assert_eq!(node_names(watch.next().await), ("reset", vec!["a".to_owned()]));
+    watch.renewal.send_replace(());
+    assert_eq!(node_names(watch.next().await), ("reset", vec!["a".to_owned()]));
+    server.create_node("b").await;
+    assert_eq!(node_names(watch.next().await), ("apply", vec!["b".to_owned()]));
 }
 
 #[tokio::test]

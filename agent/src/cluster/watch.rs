@@ -51,19 +51,20 @@ pub enum Event {
 /// Sends what happens to Nodes until the receiver is gone. Each change of `renewal` begins anew with
 /// a list.
 pub async fn watch_nodes(client: Client, events: mpsc::Sender<Event>, renewal: Renewal) {
-    let api: Api<object::NodeView> = Api::all(client.kube);
-    watch("nodes", api, Event::Node, events, renewal).await;
+    let api: Api<object::NodeView> = Api::all(client.kube.clone());
+    watch("nodes", &client, api, Event::Node, events, renewal).await;
 }
 
 /// Sends what happens to Peers until the receiver is gone. Each change of `renewal` begins anew with
 /// a list.
 pub async fn watch_peers(client: Client, events: mpsc::Sender<Event>, renewal: Renewal) {
-    let api: Api<DynamicObject> = Api::all_with(client.kube, &object::peer_resource());
-    watch("peers", api, Event::Peer, events, renewal).await;
+    let api: Api<DynamicObject> = Api::all_with(client.kube.clone(), &object::peer_resource());
+    watch("peers", &client, api, Event::Peer, events, renewal).await;
 }
 
 async fn watch<K, R>(
     resource: &'static str,
+    client: &Client,
     api: Api<K>,
     event: fn(Change<R>) -> Event,
     events: mpsc::Sender<Event>,
@@ -73,8 +74,9 @@ async fn watch<K, R>(
     R: From<K>,
 {
     loop {
-        let config = watcher::Config::default().timeout(WATCH_SECONDS);
-        let stream = watcher::watcher(api.clone(), config).backoff(Backoff::new(RETRY.0, RETRY.1));
+        let config = watcher::Config::default().timeout(client.watch_seconds());
+        let backoff = Backoff::new(RETRY.0, client.longest_pause(RETRY.1));
+        let stream = watcher::watcher(api.clone(), config).backoff(backoff);
         tokio::select! {
             () = forward(resource, stream, event, &events) => return,
             // The sender lives as long as the loop that receives the events.

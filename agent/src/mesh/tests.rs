@@ -115,7 +115,8 @@ impl Lab {
         let (host_changes, host_changes_in) = mpsc::channel(1);
         let (topology_out, topology) = watch::channel(None);
         let stop = CancellationToken::new();
-        let channels = Channels { events: events_in, host_changes: host_changes_in, topology: topology_out };
+        let (renewal, _) = watch::channel(());
+        let channels = Channels { events: events_in, host_changes: host_changes_in, renewal, topology: topology_out };
         let task = tokio::spawn(mesh.run(channels, stop.clone()));
         Self { fake, metrics, events, host_changes, topology, stop, task }
     }
@@ -317,7 +318,8 @@ async fn own_annotations_are_written_when_they_differ_and_removed_at_the_end() {
     let server = Server::start().await;
     let lab = Lab::start_at(&server.url).await;
     let watched = Client::connect(None, Some(&server.url)).await.unwrap();
-    tokio::spawn(watch_nodes(watched, lab.events.clone()));
+    let (_renewal, renewed) = watch::channel(());
+    tokio::spawn(watch_nodes(watched, lab.events.clone(), renewed));
     lab.peers(Change::Reset(vec![])).await;
     let is_announced = |annotations: &BTreeMap<String, String>| {
         annotations.get(annotations::WIREGUARD_IP).is_some_and(|ip| ip == "10.4.0.1/16")

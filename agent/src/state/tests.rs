@@ -96,6 +96,27 @@ fn a_silent_node_is_left_out_only_when_our_own_check_ins_return() {
 }
 
 #[test]
+fn writes_that_do_not_come_back_mean_that_the_watch_is_deaf() {
+    let limit = Duration::from_secs(60);
+    let is_deaf = |state: &mut State, seconds| state.is_deaf(at(seconds).now, limit);
+    let write = |state: &mut State, seconds| {
+        state.checking_in(at(seconds).wall);
+        state.wrote(node("me", at(seconds).wall).annotations, at(seconds).now);
+    };
+    let mut state = state();
+    check_in(&mut state, 0);
+    assert!(!is_deaf(&mut state, 600), "a write that failed says nothing of the watch");
+    write(&mut state, 600);
+    write(&mut state, 630);
+    assert!(!is_deaf(&mut state, 659));
+    assert!(is_deaf(&mut state, 660));
+    assert!(!is_deaf(&mut state, 661), "something was done about it");
+    write(&mut state, 690);
+    apply(&mut state, node("me", at(690).wall), 691);
+    assert!(!is_deaf(&mut state, 900));
+}
+
+#[test]
 fn an_incomplete_node_is_left_out_with_the_reason() {
     let mut state = state();
     let mut record = node("a", START);
