@@ -51,6 +51,8 @@ mod inbox;
 mod ingress;
 mod kernel;
 mod net;
+#[cfg(test)]
+mod offload_tests;
 mod outbox;
 mod packet;
 mod peer;

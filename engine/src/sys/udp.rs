@@ -169,7 +169,8 @@ impl ReceiveBatch {
         let received = check(result)? as usize;
         for (i, header) in headers.iter().take(received).enumerate() {
             self.lengths[i] = (header.msg_len as usize).min(RECEIVE_BUFFER);
-            let filled = usize::try_from(header.msg_hdr.msg_controllen).unwrap_or(0);
+            #[allow(clippy::unnecessary_cast, reason = "its type differs between C libraries")]
+            let filled = header.msg_hdr.msg_controllen as usize;
             self.controls[i].len = filled.min(Control::CAPACITY);
         }
         self.filled = received;

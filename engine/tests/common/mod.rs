@@ -28,6 +28,9 @@ pub fn can_run() -> bool {
 /// A host: a network namespace that goes away with this value.
 pub struct Host {
     pub name: String,
+    /// A name for an interface whose configuration socket lies in the directory that all hosts
+    /// share, so it must be unique on the machine.
+    pub unique_interface: String,
 }
 
 impl Host {
@@ -36,7 +39,8 @@ impl Host {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("kgeng-{}-{number}{label}", std::process::id());
         run(&["ip", "netns", "add", &name]);
-        let host = Self { name };
+        let unique_interface = format!("g{}.{number}", std::process::id());
+        let host = Self { name, unique_interface };
         host.run(&["ip", "link", "set", "lo", "up"]);
         host
     }
@@ -179,14 +183,15 @@ pub fn device(host: &Host, number: u8, change: impl FnOnce(&mut Options)) -> Dev
     let device = host.enter(|| Device::create(options)).expect("a device");
     device.set_private_key(private_key(number)).expect("a key");
     device.set_listen_port(51820).expect("a free port");
-    address_and_up(host, number);
+    address_and_up(host, "wg0", number);
     device
 }
 
-pub fn address_and_up(host: &Host, number: u8) {
-    host.run(&["ip", "address", "add", &format!("10.77.0.{number}/24"), "dev", "wg0"]);
-    host.run(&["ip", "address", "add", &format!("fd77::{number}/64"), "dev", "wg0", "nodad"]);
-    host.run(&["ip", "link", "set", "wg0", "up"]);
+/// Gives an interface the usual addresses: 10.77.0.n and fd77::n.
+pub fn address_and_up(host: &Host, interface: &str, number: u8) {
+    host.run(&["ip", "address", "add", &format!("10.77.0.{number}/24"), "dev", interface]);
+    host.run(&["ip", "address", "add", &format!("fd77::{number}/64"), "dev", interface, "nodad"]);
+    host.run(&["ip", "link", "set", interface, "up"]);
 }
 
 /// Two hosts, a wire, and a device on each that knows the other.
@@ -250,4 +255,53 @@ pub fn noise(len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// Sets up an interface that another program has made on this host, with the `wg` tool: the
+/// usual key, port, addresses, and one peer on the wire.
+pub fn configure_with_wg(host: &Host, interface: &str, number: u8, other: u8) {
+    let key = std::env::temp_dir().join(format!("{}.key", host.name));
+    std::fs::write(&key, base64(private_key(number).as_bytes())).expect("a file");
+    host.run(&[
+        "wg",
+        "set",
+        interface,
+        "private-key",
+        key.to_str().expect("text"),
+        "listen-port",
+        "51820",
+        "peer",
+        &base64(&private_key(other).public_key()),
+        "endpoint",
+        &format!("10.99.0.{other}:51820"),
+        "allowed-ips",
+        &format!("10.77.0.{other}/32,fd77::{other}/128"),
+    ]);
+    std::fs::remove_file(&key).expect("the file");
+    address_and_up(host, interface, number);
+}
+
+/// Base64 (RFC 4648) of a key, as the `wg` tool reads and prints it.
+pub fn base64(key: &[u8; 32]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in key.chunks(3) {
+        let byte = |i: usize| chunk.get(i).map_or(0, |byte| u32::from(*byte));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..=chunk.len() {
+            text.push(char::from(DIGITS[(bits >> (18 - 6 * digit)) as usize & 63]));
+        }
+    }
+    text.push('=');
+    text
+}
+
+/// Starts wireguard-go on this host and sets it up like the usual device.
+pub fn wireguard_go(host: &Host, number: u8, other: u8) -> Process {
+    let interface = &host.unique_interface;
+    let daemon = host.spawn(&["wireguard-go", "-f", interface]);
+    let ready = || host.try_run(&["wg", "show", interface]).status.success();
+    wait_until("wireguard-go answers", SOON, ready);
+    configure_with_wg(host, interface, number, other);
+    daemon
 }

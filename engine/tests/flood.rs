@@ -1,0 +1,92 @@
+//! Handshakes from strangers, more than anybody can answer, beside a flow that must go on.
+
+mod common;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519;
+use common::*;
+
+/// Initiations with a right first MAC, from keys that the device does not know.
+fn strangers(count: u8, device_key: [u8; 32]) -> Vec<Vec<u8>> {
+    (0..count)
+        .map(|number| {
+            let key = x25519::StaticSecret::from([number + 100; 32]);
+            let device = x25519::PublicKey::from(device_key);
+            let mut tunn = Tunn::new(key, device, None, None, number.into(), None);
+            let mut buffer = [0; 148];
+            match tunn.format_handshake_initiation(&mut buffer, false) {
+                TunnResult::WriteToNetwork(message) => message.to_vec(),
+                other => panic!("an initiation, not {other:?}"),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn an_established_flow_survives_a_flood() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    pair.a.ping("10.77.0.2");
+    let session = stats_of(&pair.device_b, 1).last_handshake;
+    let messages = strangers(100, private_key(2).public_key());
+    let socket = pair.a.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let target: SocketAddr = "10.99.0.2:51820".parse().unwrap();
+
+    let over = AtomicBool::new(false);
+    let cookies = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let (mut cookies, mut answer) = (0, [0; 200]);
+            let end = Instant::now() + 3 * SOON;
+            while !over.load(Ordering::Relaxed) && Instant::now() < end {
+                for message in &messages {
+                    let _ = socket.send_to(message, target);
+                    while let Ok(len) = socket.recv(&mut answer) {
+                        cookies += usize::from(len == 64 && answer[0] == 3);
+                    }
+                }
+                // About 50,000 a second on an idle machine.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            cookies
+        });
+        transfer(&pair.a, &pair.b, "10.77.0.2".parse().unwrap(), 32 << 20);
+        wait_until("cookies are asked for", SOON, || pair.device_b.stats().drops.handshake_deferred > 0);
+        pair.a.ping("10.77.0.2");
+        over.store(true, Ordering::Relaxed);
+        flood.join().unwrap()
+    });
+    assert!(cookies > 0, "those who are put off are told how to prove themselves");
+    let stats = pair.device_b.stats();
+    assert!(stats.drops.handshake_rejected > 0, "{:?}", stats.drops);
+    assert_eq!(stats_of(&pair.device_b, 1).last_handshake, session, "the flow's session stands");
+}
+
+#[test]
+fn nonsense_is_counted_and_dropped() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    pair.a.ping("10.77.0.2");
+    let socket = pair.a.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let mut data = vec![0; 64];
+    data[0] = 4;
+    let mut handshake = vec![0; 148];
+    handshake[0] = 1;
+    for message in [&b"x"[..], &[9; 100], &data, &handshake, &[1, 0, 0, 0], &[]] {
+        socket.send_to(message, "10.99.0.2:51820").unwrap();
+    }
+    wait_until("all of it is counted", SOON, || {
+        let drops = pair.device_b.stats().drops;
+        // The empty one counts for nothing; the four bytes are too short for an index.
+        drops.udp_malformed == 3 && drops.unknown_index == 1 && drops.handshake_rejected == 1
+    });
+    pair.a.ping("10.77.0.2");
+}

@@ -1,0 +1,125 @@
+//! The life of a device: made, taken down and up, moved to another port, gone.
+
+mod common;
+
+use common::*;
+use engine::{Device, Error, Options};
+
+#[test]
+fn down_and_up_again() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    pair.a.ping("10.77.0.2");
+    for _ in 0..2 {
+        pair.b.run(&["ip", "link", "set", "wg0", "down"]);
+        assert!(!pair.a.reaches("10.77.0.2"));
+        pair.b.run(&["ip", "link", "set", "wg0", "up"]);
+        pair.b.run(&["ip", "address", "add", "fd77::2/64", "dev", "wg0", "nodad"]);
+        wait_until("traffic after up", SOON, || pair.a.reaches("10.77.0.2"));
+        pair.a.ping("fd77::2");
+    }
+}
+
+#[test]
+fn an_interface_that_is_down_makes_no_handshake_and_begins_when_up() {
+    if !can_run() {
+        return;
+    }
+    let (a, b) = (Host::new("a"), Host::new("b"));
+    wire(0, (&a, 1), (&b, 2));
+    let device_a = device(&a, 1, |_| ());
+    let device_b = b.enter(|| Device::create(Options { uapi_dir: None, ..Options::new("wg0") }));
+    let device_b = device_b.unwrap();
+    device_b.set_private_key(private_key(2)).unwrap();
+    device_b.set_listen_port(51820).unwrap();
+    device_a.set_peer(peer(2, None)).unwrap();
+    let mut config = peer(1, Some("10.99.0.1:51820"));
+    config.persistent_keepalive = 25;
+    device_b.set_peer(config).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    assert_eq!(stats_of(&device_b, 1).tx_bytes, 0);
+    b.run(&["ip", "link", "set", "wg0", "up"]);
+    let done = || stats_of(&device_a, 2).last_handshake.is_some();
+    wait_until("a handshake once up", SOON, done);
+}
+
+#[test]
+fn another_port_without_another_session() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    pair.a.ping("10.77.0.2");
+    let session = stats_of(&pair.device_b, 1).last_handshake;
+    assert_eq!(pair.device_a.set_listen_port(40000).unwrap(), 40000);
+    assert_eq!(pair.device_a.stats().listen_port, 40000);
+    pair.a.ping("10.77.0.2");
+    let stats = stats_of(&pair.device_b, 1);
+    assert_eq!(stats.endpoint, Some("10.99.0.1:40000".parse().unwrap()));
+    assert_eq!(stats.last_handshake, session);
+
+    // A taken port is an error, and the old one stays.
+    let taken = pair.a.enter(|| std::net::UdpSocket::bind("0.0.0.0:40001")).unwrap();
+    assert!(matches!(pair.device_a.set_listen_port(40001), Err(Error::Udp { port: 40001, .. })));
+    drop(taken);
+    assert_eq!(pair.device_a.stats().listen_port, 40000);
+    pair.a.ping("10.77.0.2");
+}
+
+#[test]
+fn outgoing_packets_carry_the_mark() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    pair.a.ping("10.77.0.2");
+    // Marked packets find no route.
+    pair.a.run(&["ip", "rule", "add", "fwmark", "0x77", "unreachable"]);
+    pair.device_a.set_fwmark(0x77).unwrap();
+    assert!(!pair.a.reaches("10.77.0.2"));
+    assert!(pair.device_a.stats().drops.udp_send >= 1);
+    // Also after the sockets are replaced.
+    pair.device_a.set_listen_port(0).unwrap();
+    assert!(!pair.a.reaches("10.77.0.2"));
+    pair.device_a.set_fwmark(0).unwrap();
+    pair.a.ping("10.77.0.2");
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    if !can_run() {
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("kgeng-{}-gone", std::process::id()));
+    let host = Host::new("a");
+    let device = device(&host, 1, |options| options.uapi_dir = Some(directory.clone()));
+    assert!(directory.join("wg0.sock").exists());
+    let again = host.enter(|| Device::create(Options::new("wg0"))).map(drop);
+    assert!(matches!(again, Err(Error::Tun { .. })), "the name is taken: {again:?}");
+    drop(device);
+    assert!(!host.try_run(&["ip", "link", "show", "wg0"]).status.success());
+    assert!(std::fs::read_dir(&directory).unwrap().next().is_none());
+    std::fs::remove_dir(&directory).unwrap();
+}
+
+#[test]
+fn names_that_cannot_be() {
+    for name in ["", "sixteen-bytes-xx", "a/b"] {
+        let result = Device::create(Options::new(name)).map(drop);
+        assert!(matches!(result, Err(Error::Name(_))), "{name}");
+    }
+}
+
+#[test]
+fn an_interface_that_somebody_deletes_does_not_hang_the_device() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    pair.a.ping("10.77.0.2");
+    pair.a.run(&["ip", "link", "del", "wg0"]);
+    assert!(!pair.b.reaches("10.77.0.1"));
+    drop(pair);
+}
