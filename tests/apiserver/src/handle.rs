@@ -20,7 +20,6 @@ use crate::{Store, store::Objects};
 
 /// A request, read to its end.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct Call {
     pub method: String,
     pub path: String,

@@ -4,35 +4,37 @@
 //! client and `kubectl` work with it as with the real one, for: namespaces, nodes, pods, config maps, events, leases,
 //! CustomResourceDefinitions and the custom resources these define.
 //!
-//! The core is made of values and pure functions ([`store`], [`verbs`], [`patch`], [`select`], [`schema`],
-//! [`table`]); [`http`] and [`watch`] are the shell around it.
+//! The core is made of values and pure functions (`store`, `verbs`, `list`, `patch`, `select`, `schema`, `table`);
+//! `http` and `watch` are the shell around it.
 //!
-//! Not like the real one, on purpose: no authentication, no admission beyond validation (a new Node gets no taint),
+//! Not like the real one, on purpose: JSON and YAML only (`kubectl create configmap` and its like send protobuf; use
+//! `-f`), no authentication, no admission beyond validation (a new Node gets no taint),
 //! no controllers (definitions are established at once, namespaces and definitions take their objects with them at
 //! once, pods go without grace period), no field ownership (`managedFields`) for server-side apply, no OpenAPI v2,
 //! and a definition's conversion between versions changes nothing but `apiVersion`.
 #![forbid(unsafe_code)]
 
-pub mod builtin;
-pub mod definition;
-pub mod delete;
-pub mod discovery;
-pub mod error;
-pub mod handle;
-pub mod http;
-pub mod jsonpath;
-pub mod list;
-pub mod meta;
-pub mod openapi;
-pub mod patch;
-pub mod request;
-pub mod resource;
-pub mod schema;
-pub mod select;
-pub mod store;
-pub mod table;
-pub mod verbs;
-pub mod watch;
+mod admission;
+mod builtin;
+mod definition;
+mod delete;
+mod discovery;
+mod error;
+mod handle;
+mod http;
+mod jsonpath;
+mod list;
+mod meta;
+mod openapi;
+mod patch;
+mod request;
+mod resource;
+mod schema;
+mod select;
+mod store;
+mod table;
+mod verbs;
+mod watch;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

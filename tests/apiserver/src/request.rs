@@ -14,7 +14,6 @@ use crate::verbs::WriteOptions;
 
 /// A path of the API.
 #[derive(Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Path<'a> {
     Root,
     Version,

@@ -46,7 +46,6 @@ pub enum Origin {
 
 /// The built-in types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Builtin {
     Namespace,
     Node,

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
-use crate::error::{ApiError, Cause};
+use crate::admission::{Source, admitted, check_name, check_namespace, identified, metadata_mut, of_patch};
+use crate::delete;
+use crate::error::{About, ApiError, Cause};
 use crate::meta::{self, Stamp};
 use crate::patch::{self, Format};
 use crate::resource::{Builtin, Origin, Resource};
-use crate::store::Objects;
-use crate::{builtin, delete, schema};
+use crate::store::{Key, Objects};
 
 /// The object a request is about.
 #[derive(Debug, Clone, Copy)]
@@ -44,13 +44,6 @@ pub struct WriteOptions {
     pub strict: bool,
 }
 
-/// Where a new state came from: decides how a state that is not of the type is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Body,
-    Patch,
-}
-
 /// The outcome of a write that may make an object.
 #[derive(Debug)]
 pub struct Written {
@@ -74,7 +67,7 @@ pub fn create(
 ) -> Result<Arc<Value>, ApiError> {
     let namespaces = namespace_key(namespace);
     if resource.namespaced && objects.get(&namespaces).is_none() {
-        return Err(ApiError::not_found(crate::error::About { group: "", kind: "namespaces", name: namespace }));
+        return Err(ApiError::not_found(About { group: "", kind: "namespaces", name: namespace }));
     }
     let mut object = identified(resource, body)?;
     let metadata = metadata_mut(&mut object)?;
@@ -100,8 +93,8 @@ fn present(objects: &Objects, target: Target) -> Option<Arc<Value>> {
     Some(target.resource.present(stored))
 }
 
-fn namespace_key(namespace: &str) -> crate::store::Key {
-    crate::store::Key { collection: "namespaces".into(), namespace: String::new(), name: namespace.to_owned() }
+fn namespace_key(namespace: &str) -> Key {
+    Key { collection: "namespaces".into(), namespace: String::new(), name: namespace.to_owned() }
 }
 
 /// Replaces the object with `body`.
@@ -235,18 +228,6 @@ fn replace(
     }
 }
 
-/// A patch whose outcome is not an object of the type is `Invalid`, not a bad request.
-fn of_patch(outcome: Result<Value, ApiError>, current: &Value) -> Result<Value, ApiError> {
-    outcome.map_err(|error| invalid_patch(&error.message, current))
-}
-
-fn invalid_patch(why: &str, current: &Value) -> ApiError {
-    let name = current["metadata"]["name"].as_str().unwrap_or_default();
-    let kind = current["kind"].as_str().unwrap_or_default();
-    let cause = Cause { reason: "FieldValueInvalid", field: "patch".into(), message: format!("Invalid value: {why}") };
-    ApiError::invalid(crate::error::About { group: "", kind, name }, &[cause])
-}
-
 /// Optimistic concurrency: the resourceVersion, where given, must be the present one.
 fn check_version(target: Target, metadata: &Map<String, Value>, current: &Value) -> Result<(), ApiError> {
     let resource = target.resource;
@@ -300,141 +281,4 @@ fn wish_changed(resource: &Resource, new: &Value, old: &Value) -> bool {
         members.filter(|(name, _)| !ignored(name)).any(|(name, value)| b.get(name) != Some(value))
     };
     differs(new, old) || differs(old, new)
-}
-
-/// The object with defaults and without unknown fields, or why it is refused; `causes` are those already found.
-fn admitted(
-    resource: &Resource,
-    object: Value,
-    old: Option<&Value>,
-    mut causes: Vec<Cause>,
-    source: Source,
-    options: WriteOptions,
-) -> Result<Value, ApiError> {
-    let unhandled = |why: &str| {
-        let kind = &resource.kind;
-        format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version)
-    };
-    let (mut object, unknown) = decode(resource, object).map_err(|why| match source {
-        Source::Body => ApiError::bad_request(unhandled(&why)),
-        Source::Patch => old.map_or_else(|| ApiError::bad_request(&*why), |old| invalid_patch(&why, old)),
-    })?;
-    if options.strict && !unknown.is_empty() {
-        let fields: Vec<String> = unknown.iter().map(|field| format!("unknown field {field:?}")).collect();
-        let why = format!("strict decoding error: {}", fields.join(", "));
-        return Err(ApiError::bad_request(unhandled(&why)));
-    }
-    let metadata = metadata_mut(&mut object)?;
-    meta::drop_empty(metadata);
-    causes.extend(meta::validate(resource, metadata));
-    causes.extend(match &resource.origin {
-        Origin::Builtin(builtin) => builtin::validate(*builtin, &object, old),
-        Origin::Custom(version) => schema::validate(version.schema(), &object, ""),
-    });
-    if causes.is_empty() {
-        return Ok(object);
-    }
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    Err(ApiError::invalid(resource.about_kind(name), &causes))
-}
-
-/// The object as its type has it, with defaults, and the fields that its type does not have.
-fn decode(resource: &Resource, object: Value) -> Result<(Value, Vec<String>), String> {
-    match &resource.origin {
-        Origin::Builtin(builtin) => {
-            let mut kept = builtin::decode(*builtin, object.clone())?;
-            let unknown = builtin::lost_fields(&object, &kept, "");
-            builtin::fill_defaults(*builtin, &mut kept);
-            Ok((kept, unknown))
-        }
-        Origin::Custom(version) => decode_custom(version.schema(), object),
-    }
-}
-
-fn decode_custom(schema: &Value, mut object: Value) -> Result<(Value, Vec<String>), String> {
-    // What every object has is not described by the schema, so it is set aside while pruning.
-    let common: Vec<(&str, Value)> = ["apiVersion", "kind", "metadata"].map(|name| (name, object[name].take())).into();
-    let mut unknown = schema::prune(schema, &mut object, "");
-    unknown.retain(|path| !common.iter().any(|(name, _)| path == name));
-    for (name, value) in common {
-        object[name] = match name {
-            "metadata" => {
-                let kept = builtin::through::<ObjectMeta>(value.clone())?;
-                unknown.extend(builtin::lost_fields(&value, &kept, "metadata"));
-                kept
-            }
-            _ => value,
-        };
-    }
-    schema::fill_defaults(schema, &mut object);
-    Ok((object, unknown))
-}
-
-/// `body` with the `apiVersion` and `kind` of the resource, and metadata that is an object.
-fn identified(resource: &Resource, mut body: Value) -> Result<Value, ApiError> {
-    let version = resource.api_version();
-    let members = body.as_object_mut().ok_or_else(|| {
-        let kind = &resource.kind;
-        ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): not an object"))
-    })?;
-    for (field, wanted) in [("kind", resource.kind.as_str()), ("apiVersion", version.as_str())] {
-        match members.get(field).and_then(Value::as_str).unwrap_or_default() {
-            "" if resource.builtin().is_some() => members.insert(field.to_owned(), wanted.into()),
-            "" => return Err(ApiError::bad_request(format!("Object '{field}' is missing"))),
-            given if given == wanted => None,
-            given => {
-                let message = format!(
-                    "the {field} in the data ({given}) does not match the expected {field} ({wanted}): \
-                     it cannot be handled as a {}",
-                    resource.kind
-                );
-                return Err(ApiError::bad_request(message));
-            }
-        };
-    }
-    Ok(body)
-}
-
-fn metadata_mut(object: &mut Value) -> Result<&mut Map<String, Value>, ApiError> {
-    let members = object.as_object_mut().ok_or_else(|| ApiError::bad_request("the body is not an object"))?;
-    let metadata = members.entry("metadata").or_insert(Value::Null);
-    if metadata.is_null() {
-        *metadata = Value::Object(Map::new());
-    }
-    metadata.as_object_mut().ok_or_else(|| ApiError::bad_request("metadata is not an object"))
-}
-
-fn check_namespace(metadata: &mut Map<String, Value>, namespace: &str) -> Result<(), ApiError> {
-    match meta::text(metadata, "namespace") {
-        "" => {
-            if !namespace.is_empty() {
-                metadata.insert("namespace".into(), namespace.into());
-            }
-            Ok(())
-        }
-        given if given == namespace => Ok(()),
-        _ if namespace.is_empty() => {
-            metadata.remove("namespace");
-            Ok(())
-        }
-        _ => {
-            let message = "the namespace of the provided object does not match the namespace sent on the request";
-            Err(ApiError::bad_request(message))
-        }
-    }
-}
-
-fn check_name(metadata: &mut Map<String, Value>, name: &str) -> Result<(), ApiError> {
-    match meta::text(metadata, "name") {
-        given if given == name => Ok(()),
-        "" => {
-            let message =
-                format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
-            Err(ApiError::bad_request(message))
-        }
-        given => {
-            let message = format!("the name of the object ({given}) does not match the name on the URL ({name})");
-            Err(ApiError::bad_request(message))
-        }
-    }
 }

@@ -4,11 +4,13 @@
 //! A watch reads from the store's history at its own pace; one that falls out of the history gets an `Expired`
 //! error event and ends, so a slow client costs no memory.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, Stream};
 use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -120,42 +122,53 @@ impl Watcher {
     fn encode(&mut self, events: Vec<Event>, now: Timestamp) -> Vec<u8> {
         let mut lines = Vec::new();
         for event in events {
-            let line = match event {
+            match event {
                 Event::Object(verb, object) => {
                     let object = self.request.resource.present(&object);
-                    json!({"type": verb, "object": self.shape(&object, now)})
+                    write_line(&mut lines, verb, &self.shape(&object, now));
                 }
-                Event::Bookmark { revision, initial_end } => self.encode_bookmark(revision, initial_end),
-                Event::Error(error) => json!({"type": "ERROR", "object": error.to_json()}),
-            };
-            lines.extend(line.to_string().into_bytes());
-            lines.push(b'\n');
+                Event::Bookmark { revision, initial_end } => {
+                    write_line(&mut lines, "BOOKMARK", &self.bookmark_object(revision, initial_end));
+                }
+                Event::Error(error) => write_line(&mut lines, "ERROR", &error.to_json()),
+            }
         }
         lines
     }
 
-    fn shape(&mut self, object: &Value, now: Timestamp) -> Value {
+    fn shape<'a>(&mut self, object: &'a Value, now: Timestamp) -> Cow<'a, Value> {
         match self.request.form {
-            Form::Object => object.clone(),
-            Form::Metadata => table::partial_metadata(object),
+            Form::Object => Cow::Borrowed(object),
+            Form::Metadata => Cow::Owned(table::partial_metadata(object)),
             Form::Table => {
                 let with_columns = !std::mem::replace(&mut self.columns_sent, true);
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let request = &self.request;
-                table::table(&request.resource, &[object], request.include, with_columns, metadata, now)
+                let rows = table::table(&request.resource, &[object], request.include, with_columns, metadata, now);
+                Cow::Owned(rows)
             }
         }
     }
 
-    fn encode_bookmark(&self, revision: u64, initial_end: bool) -> Value {
+    fn bookmark_object(&self, revision: u64, initial_end: bool) -> Value {
         let resource = &self.request.resource;
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let object = json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata});
-        json!({"type": "BOOKMARK", "object": object})
+        json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata})
     }
+}
+
+fn write_line(lines: &mut Vec<u8>, kind: &str, object: &Value) {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        r#type: &'a str,
+        object: &'a Value,
+    }
+    // Writing to memory and values with string keys: neither can fail.
+    let _ = serde_json::to_writer(&mut *lines, &Line { r#type: kind, object });
+    lines.push(b'\n');
 }
 
 /// A watch of custom resources ends when their definition is deleted.
