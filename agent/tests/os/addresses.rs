@@ -49,6 +49,20 @@ fn an_address_does_not_go_with_the_one_it_is_secondary_to() {
 }
 
 #[test]
+fn routes_do_not_go_when_all_addresses_are_exchanged() {
+    inside(|netlink| async move {
+        ip("link add eth0 type veth peer name peer0");
+        ip("link set eth0 up");
+        for (old, new) in [("10.4.0.1/16", "10.4.0.2/16"), ("10.4.0.2/16", "10.5.0.1/16")] {
+            give(&netlink, &[old]).await;
+            ip("route replace 10.7.0.0/16 dev eth0 proto static");
+            give(&netlink, &[new]).await;
+            assert_eq!(lines("route show 10.7.0.0/16").len(), 1, "{old} to {new}");
+        }
+    });
+}
+
+#[test]
 fn an_ipv6_address_can_be_used_at_once_and_link_local_ones_are_left_alone() {
     inside(|netlink| async move {
         ip("link add eth0 type veth peer name peer0");
