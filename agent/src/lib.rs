@@ -15,6 +15,7 @@ pub mod http;
 pub mod logging;
 pub mod mesh;
 pub mod metrics;
+pub mod mtu;
 pub mod nat;
 pub mod os;
 pub mod resolver;

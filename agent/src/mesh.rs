@@ -21,32 +21,23 @@ use topology::{
     Endpoint, Input, Local, Node, NodeName, Plan, PublicKey, Topology, Warning, annotations,
     discovery::{Addresses, Candidates, choose},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     announce::{self, Findings, Identity},
     apply::Applier,
     cluster::Event,
     debounce::Debounce,
-    flags::{Mtu, Options},
+    flags::Options,
     host::{Facts, Failure, Host},
     metrics::Metrics,
-    nat,
+    mtu, nat,
     os::watch::Change,
     resolver::Resolver,
     state::{Notice, State, Time},
     told::Told,
     writer::{Progress, Writer},
 };
-
-/// What the packets of a tunnel cost at most: IPv6, UDP and WireGuard headers (upstream's figure).
-const TUNNEL_OVERHEAD: u32 = 80;
-
-/// The MTU where the host has no default route to derive one from.
-const DEFAULT_MTU: u16 = 1420;
-
-/// Less than this, IPv6 does not work inside the tunnel (RFC 8200, section 5).
-const SMALLEST_MTU: u16 = 1280;
 
 /// The bridge of kube-router and of Kilo's own CNI configuration: its address is the pods' gateway.
 const POD_BRIDGE: &str = "kube-bridge";
@@ -218,12 +209,14 @@ impl<H: Host> Mesh<H> {
             return;
         }
         self.metrics.reconciling();
+        let begin = Instant::now();
         let failures = match self.applier.host().facts().await {
             Ok(facts) => self.reconcile_with(&facts, latest).await,
             Err(failure) => vec![failure],
         };
         failures.iter().for_each(|failure| self.metrics.failed(failure.doing));
         self.told.failures(failures.into_iter().collect());
+        debug!(milliseconds = begin.elapsed().as_millis(), "reconciled");
         self.write_annotations();
     }
 
@@ -297,7 +290,7 @@ impl<H: Host> Mesh<H> {
             }
         };
         self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
-        let mtu = tunnel_mtu(self.options.mtu, facts, &self.addresses.internal_ips);
+        let mtu = mtu::choose(self.options.mtu, facts, &self.addresses.internal_ips);
         let failures = self.applier.apply(&plan, mtu, facts).await;
         self.metrics.leads(plan.leader);
         self.told.part(plan.leader, topology.segment_of(&self.name));
@@ -379,19 +372,6 @@ fn names(topology: &Topology) -> BTreeMap<String, String> {
         Endpoint::Address(_) => None,
     });
     named.collect()
-}
-
-/// The MTU of the WireGuard interface: what fits into a packet of the interface that leads outside,
-/// or that carries an internal IP.
-fn tunnel_mtu(wanted: Mtu, facts: &Facts, internal_ips: &[IpNet]) -> u16 {
-    if let Mtu::Bytes(bytes) = wanted {
-        return bytes;
-    }
-    let outside = facts.default_interface.as_ref().and_then(|name| facts.interfaces.get(name));
-    let mut interfaces = facts.interfaces.values();
-    let private = || interfaces.find(|interface| internal_ips.iter().any(|ip| interface.addresses.contains(ip)));
-    let mtu = outside.or_else(private).map(|interface| interface.mtu.saturating_sub(TUNNEL_OVERHEAD));
-    mtu.map_or(DEFAULT_MTU, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX).max(SMALLEST_MTU))
 }
 
 fn tell_notice(notice: Notice) {

@@ -1,0 +1,146 @@
+//! Tables of command lines: what they stand for, or the name that the refusal contains.
+
+use super::*;
+
+fn parse(flags: &[&str]) -> Result<Options, String> {
+    let args = ["kg", "--encapsulate=never"].iter().chain(flags);
+    let args = Args::try_parse_from(args).map_err(|error| error.to_string())?;
+    args.validate().map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_defaults_are_kilos() {
+    assert_eq!(
+        parse(&[]).unwrap(),
+        Options {
+            node: None,
+            interface: "kilo0".into(),
+            granularity: Granularity::Location,
+            subnets: vec!["10.4.0.0/16".parse().unwrap()],
+            service_cidrs: vec![],
+            internal_cidrs: vec![],
+            port: 51820,
+            mtu: Mtu::Auto,
+            cni_path: Some("/etc/cni/net.d/10-kilo.conflist".into()),
+            clean_up: true,
+            local_routes: true,
+            prioritise_private_addresses: false,
+            listen: "[::]:1107".into(),
+            kubeconfig: None,
+            master: None,
+            topology_label: "topology.kubernetes.io/region".into(),
+            resync_period: Duration::from_secs(30),
+            check_in_period: Duration::from_secs(30),
+            silence_limit: Duration::from_secs(60),
+            log_level: LogLevel::Info,
+        }
+    );
+}
+
+/// Changes the default options to what a test expects.
+type Change = fn(&mut Options);
+
+#[test]
+fn each_flag_does_what_it_says() {
+    let table: &[(&[&str], Change)] = &[
+        (&["--backend=kubernetes"], |_| {}),
+        (&["--clean-up=false"], |o| o.clean_up = false),
+        (&["--clean-up", "--clean-up-interface"], |_| {}),
+        (&["--cni=false"], |o| o.cni_path = None),
+        (&["--cni=F"], |o| o.cni_path = None),
+        (&["--cni-path=/x"], |o| o.cni_path = Some("/x".into())),
+        (&["--compatibility="], |_| {}),
+        (&["--create-interface"], |_| {}),
+        (&["--hostname=a"], |o| o.node = Some("a".into())),
+        (&["--hostname", "a"], |o| o.node = Some("a".into())),
+        (&["--interface=wg7"], |o| o.interface = "wg7".into()),
+        (&["--internal-cidr=10.0.0.0/8,fd00::/8", "--internal-cidr=192.168.1.7/16"], |o| {
+            o.internal_cidrs = ["10.0.0.0/8", "fd00::/8", "192.168.0.0/16"].map(|net| net.parse().unwrap()).to_vec();
+        }),
+        (&["--iptables-forward-rules=false"], |_| {}),
+        (&["--kubeconfig=/k"], |o| o.kubeconfig = Some("/k".into())),
+        (&["--listen=127.0.0.1:80"], |o| o.listen = "127.0.0.1:80".into()),
+        (&["--listen=[::1]:80"], |o| o.listen = "[::1]:80".into()),
+        (&["--local=false"], |o| o.local_routes = false),
+        (&["--local"], |_| {}),
+        (&["--log-level=all"], |o| o.log_level = LogLevel::All),
+        (&["--log-level", "none"], |o| o.log_level = LogLevel::None),
+        (&["--master=http://[::1]:80"], |o| o.master = Some("http://[::1]:80".into())),
+        (&["--mesh-granularity=full"], |o| o.granularity = Granularity::Full),
+        (&["--mtu=auto"], |_| {}),
+        (&["--mtu=1400"], |o| o.mtu = Mtu::Bytes(1400)),
+        (&["--port=1"], |o| o.port = 1),
+        (&["--port=1", "--port=2", "--local=false", "--local"], |o| o.port = 2),
+        (&["--prioritise-private-addresses"], |o| o.prioritise_private_addresses = true),
+        (&["--resync-period=1m30s"], |o| o.resync_period = Duration::from_secs(90)),
+        (&["--service-cidr=10.43.0.0/16"], |o| o.service_cidrs = vec!["10.43.0.0/16".parse().unwrap()]),
+        (&["--subnet=10.5.0.1/16,fd05::/64"], |o| {
+            o.subnets = ["10.5.0.0/16", "fd05::/64"].map(|net| net.parse().unwrap()).to_vec();
+        }),
+        (&["--subnet=fd05::/64", "--subnet=10.5.0.0/16"], |o| {
+            o.subnets = ["fd05::/64", "10.5.0.0/16"].map(|net| net.parse().unwrap()).to_vec();
+        }),
+        (&["--topology-label=zone"], |o| o.topology_label = "zone".into()),
+        (&["--wireguard=userspace"], |_| {}),
+        (&["--check-in-period=2s"], |o| {
+            o.check_in_period = Duration::from_secs(2);
+            o.silence_limit = Duration::from_secs(4);
+        }),
+    ];
+    for (flags, change) in table {
+        let mut expected = parse(&[]).unwrap();
+        change(&mut expected);
+        assert_eq!(parse(flags).unwrap(), expected, "{flags:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_name() {
+    for (flags, named) in [
+        (&["--backend=etcd"][..], "--backend"),
+        (&["--compatibility=flannel"], "--compatibility"),
+        (&["--iptables-forward-rules"], "--iptables-forward-rules"),
+        (&["--wireguard=kernel"], "--wireguard"),
+        (&["--create-interface=false"], "--create-interface"),
+        (&["--clean-up-interface", "--clean-up=false"], "--clean-up-interface"),
+        (&["--interface=much-too-long-name"], "--interface"),
+        (&["--interface=a/b"], "--interface"),
+        (&["--interface="], "--interface"),
+        (&["--resync-period=0"], "--resync-period"),
+        (&["--resync-period=30"], "--resync-period"),
+        (&["--check-in-period=500ms"], "--check-in-period"),
+        (&["--subnet=10.4.0.0/16,10.5.0.0/16"], "--subnet"),
+        (&["--subnet=x"], "--subnet"),
+        (&["--service-cidr=10.0.0.1"], "--service-cidr"),
+        (&["--internal-cidr=10.0.0.0/33"], "--internal-cidr"),
+        (&["--mtu=100"], "--mtu"),
+        (&["--mtu=70000"], "--mtu"),
+        (&["--port=0"], "--port"),
+        (&["--port=65536"], "--port"),
+        (&["--listen=1107"], "--listen"),
+        (&["--listen=:http"], "--listen"),
+        (&["--local=no"], "--local"),
+        (&["--log-level=trace"], "--log-level"),
+        (&["--mesh-granularity=node"], "--mesh-granularity"),
+        (&["--topology-label="], "--topology-label"),
+        (&["--unknown"], "--unknown"),
+        (&["stray"], "stray"),
+    ] {
+        let error = parse(flags).unwrap_err();
+        assert!(error.contains(named), "{flags:?}: {error}");
+    }
+}
+
+#[test]
+fn the_default_encapsulation_is_refused_with_advice() {
+    for flags in [&["kg"][..], &["kg", "--encapsulate=always"], &["kg", "--encapsulate=crosssubnet"]] {
+        let error = Args::try_parse_from(flags).unwrap().validate().unwrap_err().to_string();
+        assert!(error.contains("--encapsulate") && error.contains("pass --encapsulate=never"), "{error}");
+    }
+}
+
+#[test]
+fn the_webhook_is_refused_whatever_its_flags() {
+    let args = Args::try_parse_from(["kg", "webhook", "--cert-file", "/c", "--listen=:8443"]).unwrap();
+    assert!(args.validate().unwrap_err().to_string().starts_with("kg webhook: "));
+}

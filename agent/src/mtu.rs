@@ -1,0 +1,62 @@
+//! The largest packet that the WireGuard interface may carry.
+
+use ipnet::IpNet;
+
+use crate::{flags::Mtu, host::Facts};
+
+/// What the packets of a tunnel cost at most: IPv6, UDP and WireGuard headers (upstream's figure).
+const TUNNEL_OVERHEAD: u32 = 80;
+
+/// The MTU where the host has no default route to derive one from.
+const DEFAULT_MTU: u16 = 1420;
+
+/// Less than this, IPv6 does not work inside the tunnel (RFC 8200, section 5).
+const SMALLEST_MTU: u16 = 1280;
+
+/// The MTU of the WireGuard interface: what fits into a packet of the interface that leads outside,
+/// or that carries an internal IP.
+pub fn choose(wanted: Mtu, facts: &Facts, internal_ips: &[IpNet]) -> u16 {
+    if let Mtu::Bytes(bytes) = wanted {
+        return bytes;
+    }
+    let outside = facts.default_interface.as_ref().and_then(|name| facts.interfaces.get(name));
+    let mut interfaces = facts.interfaces.values();
+    let private = || interfaces.find(|interface| internal_ips.iter().any(|ip| interface.addresses.contains(ip)));
+    let mtu = outside.or_else(private).map(|interface| interface.mtu.saturating_sub(TUNNEL_OVERHEAD));
+    mtu.map_or(DEFAULT_MTU, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX).max(SMALLEST_MTU))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Interface;
+
+    #[test]
+    fn it_follows_the_way_out_and_stays_usable() {
+        let facts = |default: Option<&str>, eth0: u32, eth1: u32| {
+            let interface = |address: &str, mtu| Interface { addresses: vec![address.parse().unwrap()], mtu };
+            Facts {
+                default_interface: default.map(Into::into),
+                interfaces: [
+                    ("eth0".into(), interface("10.1.0.2/24", eth0)),
+                    ("eth1".into(), interface("10.2.0.2/24", eth1)),
+                ]
+                .into(),
+                ..Facts::default()
+            }
+        };
+        let internal = ["10.2.0.2/24".parse().unwrap()];
+        for (wanted, facts, expected) in [
+            (Mtu::Bytes(1300), facts(Some("eth0"), 1500, 9000), 1300),
+            (Mtu::Auto, facts(Some("eth0"), 1500, 9000), 1420),
+            (Mtu::Auto, facts(Some("eth1"), 1500, 9000), 8920),
+            (Mtu::Auto, facts(None, 1500, 9000), 8920),
+            (Mtu::Auto, facts(Some("gone"), 1500, 1450), 1370),
+            (Mtu::Auto, facts(Some("eth0"), 576, 1500), 1280),
+            (Mtu::Auto, facts(Some("eth0"), 1_000_000, 1500), u16::MAX),
+            (Mtu::Auto, Facts::default(), 1420),
+        ] {
+            assert_eq!(choose(wanted, &facts, &internal), expected, "{wanted:?} {facts:?}");
+        }
+    }
+}
