@@ -216,7 +216,7 @@ impl<H: Host> Mesh<H> {
         };
         failures.iter().for_each(|failure| self.metrics.failed(failure.doing));
         self.told.failures(failures.into_iter().collect());
-        debug!(milliseconds = begin.elapsed().as_millis(), "reconciled");
+        debug!(seconds = begin.elapsed().as_secs_f64(), "reconciled");
         self.write_annotations();
     }
 
