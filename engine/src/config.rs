@@ -63,7 +63,7 @@ pub struct PeerStats {
     pub tx_bytes: u64,
     /// Seconds; 0 means off.
     pub persistent_keepalive: u16,
-    /// In no particular family order, sorted.
+    /// IPv4 first, each family in order.
     pub allowed_ips: Vec<IpNet>,
 }
 
@@ -109,6 +109,6 @@ pub struct Drops {
     pub handshake_overflow: u64,
     /// From UDP: handshake messages with a wrong MAC, from unknown keys, or replayed.
     pub handshake_rejected: u64,
-    /// From UDP: handshake messages answered with a cookie instead, because of load.
+    /// From UDP: handshake messages put off because of load, most of them with a cookie.
     pub handshake_deferred: u64,
 }

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use boringtun::noise::Packet;
+
 use crate::Error;
 use crate::drops::Cause;
 use crate::identity::{Addressee, Identity, Judgement};
 use crate::inbox::{BindRequest, HandshakeMessage};
 use crate::net::Sockets;
 use crate::outbox::{Kind, Outbox};
-use crate::peer::HANDSHAKE_TRAFFIC_CLASS;
+use crate::peer::{HANDSHAKE_TRAFFIC_CLASS, Peer};
 use crate::shared::Shared;
+use crate::source_limit::SourceLimit;
 
 /// How often timers are looked at. The shortest interval of the protocol is 5 seconds.
 const TICK: Duration = Duration::from_millis(250);
@@ -19,7 +22,8 @@ const COOKIE_ROOM: usize = 64;
 
 /// Runs until the inbox is closed.
 pub(crate) fn run(shared: &Shared) {
-    let mut control = Control { shared, outbox: Outbox::new(), interface_up: false };
+    let mut control =
+        Control { shared, outbox: Outbox::new(), source_limit: SourceLimit::default(), interface_up: false };
     let mut next_tick = Instant::now();
     while let Some(work) = shared.inbox.wait(next_tick) {
         for request in work.requests {
@@ -28,6 +32,7 @@ pub(crate) fn run(shared: &Shared) {
         for message in &work.handshakes {
             control.handshake(message);
         }
+        control.let_time_pass(&work.due);
         if work.tick {
             control.tick();
             next_tick = Instant::now() + TICK;
@@ -39,6 +44,7 @@ pub(crate) fn run(shared: &Shared) {
 struct Control<'a> {
     shared: &'a Shared,
     outbox: Outbox,
+    source_limit: SourceLimit,
     interface_up: bool,
 }
 
@@ -52,38 +58,41 @@ impl Control<'_> {
             self.shared.drops.add(Cause::HandshakeRejected, 1);
             return;
         };
-        let cause = match self.judge(&identity, message) {
-            Judgement::Accepted(addressee) => {
-                if self.deliver(&addressee, message) {
-                    return;
-                }
-                Cause::HandshakeRejected
-            }
-            Judgement::Deferred(_) => Cause::HandshakeDeferred,
-            Judgement::Rejected => Cause::HandshakeRejected,
-        };
-        self.shared.drops.add(cause, 1);
-    }
-
-    fn judge(&mut self, identity: &Identity, message: &HandshakeMessage) -> Judgement {
-        self.outbox.make_room(COOKIE_ROOM);
-        let from = message.from;
-        let judgement = identity.judge(message.bytes(), from.ip(), self.outbox.space());
-        if let Judgement::Deferred(len) = judgement {
-            self.outbox.commit(len, from, HANDSHAKE_TRAFFIC_CLASS, Kind::Handshake);
+        if let Err(cause) = self.answer(&identity, message) {
+            self.shared.drops.add(cause, 1);
         }
-        judgement
     }
 
-    fn deliver(&mut self, addressee: &Addressee, message: &HandshakeMessage) -> bool {
+    fn answer(&mut self, identity: &Identity, message: &HandshakeMessage) -> Result<(), Cause> {
+        let (bytes, from) = (message.bytes(), message.from);
+        self.outbox.make_room(COOKIE_ROOM);
+        let packet = match identity.judge(bytes, from.ip(), self.outbox.space()) {
+            Judgement::Passed(packet) => packet,
+            Judgement::Deferred(len) => {
+                self.outbox.commit(len, from, HANDSHAKE_TRAFFIC_CLASS, Kind::Handshake);
+                return Err(Cause::HandshakeDeferred);
+            }
+            Judgement::Rejected => return Err(Cause::HandshakeRejected),
+        };
+        // Cookie replies cost little, and their source addresses are not proven.
+        let is_cookie = matches!(packet, Packet::PacketCookieReply(_));
+        if !is_cookie && !self.source_limit.admits(from.ip(), self.shared.now()) {
+            return Err(Cause::HandshakeDeferred);
+        }
+        let delivered = identity
+            .addressee(&packet)
+            .and_then(|addressee| self.find(&addressee))
+            .is_some_and(|peer| peer.handshake(bytes, from, &mut self.outbox, self.shared.now()));
+        if delivered { Ok(()) } else { Err(Cause::HandshakeRejected) }
+    }
+
+    fn find(&self, addressee: &Addressee) -> Option<Arc<Peer>> {
         let table = self.shared.table();
-        let found = match addressee {
+        match addressee {
             Addressee::Key(key) => table.by_key(key),
             Addressee::Index(index) => table.by_receiver_index(*index),
-        };
-        let Some(peer) = found.map(Arc::clone) else { return false };
-        drop(table);
-        peer.handshake(message.bytes(), message.from, &mut self.outbox, self.shared.now())
+        }
+        .cloned()
     }
 
     fn tick(&mut self) {
@@ -91,8 +100,12 @@ impl Control<'_> {
         if let Some(identity) = self.shared.identity() {
             identity.tick();
         }
+        self.let_time_pass(&self.shared.all_peers());
+    }
+
+    fn let_time_pass(&mut self, peers: &[Arc<Peer>]) {
         let now = self.shared.now();
-        for peer in self.shared.all_peers() {
+        for peer in peers {
             peer.tick(self.interface_up, &mut self.outbox, now);
             if self.outbox.is_full() {
                 self.flush();

@@ -12,7 +12,7 @@ use crate::{PublicKey, Secret};
 
 /// Handshake messages a second that are worked on without asking for a cookie first
 /// (WireGuard paper, section 5.3). Each costs a quarter of a millisecond at most.
-const HANDSHAKES_PER_SECOND: u64 = 500;
+pub(crate) const HANDSHAKES_PER_SECOND: u64 = 500;
 
 pub(crate) struct Identity {
     secret: Secret,
@@ -32,10 +32,9 @@ pub(crate) enum Addressee {
     Index(u32),
 }
 
-/// What the gate says about a handshake message.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Judgement {
-    Accepted(Addressee),
+/// What the gate says about a message.
+pub(crate) enum Judgement<'a> {
+    Passed(Packet<'a>),
     /// Too many now: the reply, of this length, has been written.
     Deferred(usize),
     Rejected,
@@ -74,20 +73,26 @@ impl Identity {
         self.unlimited.reset_count();
     }
 
-    /// Checks a handshake message's MACs and finds out whom it is for. A reply to send back
-    /// instead is written to `reply`, which must hold 64 bytes.
-    pub(crate) fn judge(&self, message: &[u8], from: IpAddr, reply: &mut [u8]) -> Judgement {
+    /// Checks a handshake message's MACs. A reply to send back instead is written to `reply`,
+    /// which must hold 64 bytes.
+    pub(crate) fn judge<'a>(&self, message: &'a [u8], from: IpAddr, reply: &mut [u8]) -> Judgement<'a> {
         match self.gate.verify_packet(Some(from), message, reply) {
-            Ok(Packet::HandshakeInit(initiation)) => {
-                match parse_handshake_anon(&self.private_key(), &self.public, &initiation) {
-                    Ok(half) => Judgement::Accepted(Addressee::Key(half.peer_static_public)),
-                    Err(_) => Judgement::Rejected,
-                }
-            }
-            Ok(Packet::HandshakeResponse(response)) => Judgement::Accepted(Addressee::Index(response.receiver_idx)),
-            Ok(Packet::PacketCookieReply(cookie)) => Judgement::Accepted(Addressee::Index(cookie.receiver_idx)),
+            Ok(packet) => Judgement::Passed(packet),
             Err(TunnResult::WriteToNetwork(cookie)) => Judgement::Deferred(cookie.len()),
-            _ => Judgement::Rejected,
+            Err(_) => Judgement::Rejected,
+        }
+    }
+
+    /// Finds out whom a message is for, which for an initiation takes a key agreement.
+    pub(crate) fn addressee(&self, packet: &Packet<'_>) -> Option<Addressee> {
+        match packet {
+            Packet::HandshakeInit(initiation) => {
+                let half = parse_handshake_anon(&self.private_key(), &self.public, initiation).ok()?;
+                Some(Addressee::Key(half.peer_static_public))
+            }
+            Packet::HandshakeResponse(response) => Some(Addressee::Index(response.receiver_idx)),
+            Packet::PacketCookieReply(cookie) => Some(Addressee::Index(cookie.receiver_idx)),
+            Packet::PacketData(_) => None,
         }
     }
 }

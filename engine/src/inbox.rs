@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::Error;
+use crate::peer::Peer;
 
 /// Most handshake messages that wait.
 const CAPACITY: usize = 1024;
@@ -53,7 +54,7 @@ pub(crate) struct Inbox {
 struct Waiting {
     handshakes: VecDeque<HandshakeMessage>,
     requests: Vec<BindRequest>,
-    tick: bool,
+    due: Vec<Arc<Peer>>,
     closed: bool,
 }
 
@@ -61,7 +62,9 @@ struct Waiting {
 pub(crate) struct Work {
     pub(crate) handshakes: Vec<HandshakeMessage>,
     pub(crate) requests: Vec<BindRequest>,
-    /// Timers are to be looked at now.
+    /// Peers to be looked at before the next tick.
+    pub(crate) due: Vec<Arc<Peer>>,
+    /// It is time for the next tick.
     pub(crate) tick: bool,
 }
 
@@ -80,9 +83,9 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// Has the timers looked at without waiting for the next tick.
-    pub(crate) fn request_tick(&self) {
-        self.lock().tick = true;
+    /// Has a peer's timers looked at without waiting for the next tick.
+    pub(crate) fn hurry(&self, peer: Arc<Peer>) {
+        self.lock().due.push(peer);
         self.arrived.notify_one();
     }
 
@@ -95,7 +98,7 @@ impl Inbox {
     pub(crate) fn wait(&self, next_tick: Instant) -> Option<Work> {
         let left = next_tick.saturating_duration_since(Instant::now());
         let idle = |waiting: &mut Waiting| {
-            waiting.handshakes.is_empty() && waiting.requests.is_empty() && !waiting.tick && !waiting.closed
+            waiting.handshakes.is_empty() && waiting.requests.is_empty() && waiting.due.is_empty() && !waiting.closed
         };
         let (mut waiting, timeout) =
             self.arrived.wait_timeout_while(self.lock(), left, idle).unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +109,8 @@ impl Inbox {
         Some(Work {
             handshakes: waiting.handshakes.drain(..taken).collect(),
             requests: std::mem::take(&mut waiting.requests),
-            tick: std::mem::take(&mut waiting.tick) || timeout.timed_out() || left.is_zero(),
+            due: std::mem::take(&mut waiting.due),
+            tick: timeout.timed_out() || left.is_zero(),
         })
     }
 

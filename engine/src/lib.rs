@@ -46,6 +46,8 @@ mod device;
 mod drops;
 mod egress;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod inbox;
 mod ingress;
@@ -59,6 +61,7 @@ mod peer;
 mod secret;
 mod segment;
 mod shared;
+mod source_limit;
 mod sys;
 mod table;
 mod tun;

@@ -188,3 +188,72 @@ fn set_buffers(udp: &UdpSocket) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A socket of ours, one to receive with, and its address.
+    fn sockets() -> (Socket, UdpSocket, SocketAddr) {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let to = receiver.local_addr().unwrap();
+        let ours = Socket::set_up(udp::bind(false, 0).unwrap(), false, true).unwrap();
+        (ours, receiver, to)
+    }
+
+    fn received(receiver: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+        let mut buffer = [0; 2000];
+        (0..count).map(|_| receiver.recv(&mut buffer).map(|len| buffer[..len].to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn segments_arrive_alike_whoever_cuts_them() {
+        let (ours, receiver, to) = sockets();
+        let payload: Vec<u8> = (0..250).collect();
+        let message = Message { to, payload: &payload, segment: Some(100), traffic_class: 0 };
+        let drops = DropCounters::default();
+        for in_kernel in [true, false] {
+            ours.segmentation.store(in_kernel, Ordering::Relaxed);
+            ours.send(std::slice::from_ref(&message), &drops);
+            assert_eq!(received(&receiver, 3).concat(), payload);
+        }
+        assert_eq!(drops.read(), crate::Drops::default());
+    }
+
+    #[test]
+    fn segmentation_is_given_up_where_the_kernel_cannot_do_it_at_all() {
+        let (ours, ..) = sockets();
+        for passing in [libc::EINVAL, libc::EMSGSIZE] {
+            assert!(ours.refuses_segments(&io::Error::from_raw_os_error(passing)));
+        }
+        assert!(!ours.refuses_segments(&io::Error::from_raw_os_error(libc::ENETUNREACH)));
+        assert!(ours.segmentation.load(Ordering::Relaxed));
+        assert!(ours.refuses_segments(&io::Error::from_raw_os_error(libc::EIO)));
+        assert!(!ours.segmentation.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_counted_and_the_rest_is_sent() {
+        let (ours, receiver, to) = sockets();
+        let too_long = vec![0; 65_508];
+        let message = |payload| Message { to, payload, segment: None, traffic_class: 0 };
+        let drops = DropCounters::default();
+        ours.send(&[message(&[1]), message(&too_long), message(&[2])], &drops);
+        assert_eq!(received(&receiver, 2), [[1], [2]]);
+        assert_eq!(drops.read().udp_send, 1);
+    }
+
+    #[test]
+    fn both_families_get_one_port_and_a_taken_one_is_an_error() {
+        let sockets = Sockets::bind(0, 0, true).unwrap();
+        assert_ne!(sockets.port(), 0);
+        if let Some(v6) = sockets.v6() {
+            assert_eq!(v6.udp.local_addr().unwrap().port(), sockets.port());
+        }
+        let again = Sockets::bind(sockets.port(), 0, true).map(drop);
+        assert!(matches!(again, Err(Error::Udp { port, .. }) if port == sockets.port()));
+    }
+}

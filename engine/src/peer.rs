@@ -48,13 +48,32 @@ pub(crate) struct Peer {
     tx_bytes: AtomicU64,
 }
 
+#[derive(Default)]
 struct Tunnel {
     /// `None` while the device has no private key.
     noise: Option<Tunn>,
     preshared_key: Option<Secret>,
-    /// The session we made in answer to an initiation, until data arrives on it: only then is
-    /// it certain that the initiator was not a replay (WireGuard paper, section 5.1).
-    unconfirmed: Option<u32>,
+    unconfirmed: Unconfirmed,
+}
+
+/// Sessions made in answer to initiations, until data arrives on them: only then is it certain
+/// that the initiation was not a replay (WireGuard paper, section 5.1). `Tunn` keeps as many.
+#[derive(Default)]
+struct Unconfirmed([Option<u32>; 8]);
+
+impl Unconfirmed {
+    fn slot(&mut self, index: u32) -> &mut Option<u32> {
+        &mut self.0[index as usize % 8]
+    }
+
+    fn add(&mut self, index: u32) {
+        *self.slot(index) = Some(index);
+    }
+
+    /// Whether data with this index is the first that confirms its session.
+    fn confirm(&mut self, index: u32) -> bool {
+        self.slot(index).take_if(|waiting| *waiting == index).is_some()
+    }
 }
 
 /// Why nothing can be sent to a peer now.
@@ -78,7 +97,7 @@ impl Peer {
         Self {
             public_key,
             index,
-            tunnel: Mutex::new(Tunnel { noise: None, preshared_key: None, unconfirmed: None }),
+            tunnel: Mutex::new(Tunnel::default()),
             endpoint: Mutex::default(),
             last_handshake: Mutex::default(),
             persistent_keepalive: AtomicU16::new(0),
@@ -113,7 +132,7 @@ impl Peer {
         self.persistent_keepalive.load(Ordering::Relaxed)
     }
 
-    /// Sets the interval in seconds. Turning it on sends a first one at once, as Linux does.
+    /// Sets the interval in seconds. Turning it on makes a first one due, as in Linux.
     pub(crate) fn set_persistent_keepalive(&self, seconds: u16) {
         let before = self.persistent_keepalive.swap(seconds, Ordering::Relaxed);
         if before == 0 && seconds != 0 {
@@ -124,7 +143,7 @@ impl Peer {
     /// Begins anew with these keys: sessions and handshakes in progress are forgotten.
     pub(crate) fn rekey(&self, identity: Option<&Identity>, preshared_key: Option<Secret>) {
         let noise = identity.map(|identity| self.new_noise(identity, preshared_key.as_ref()));
-        *lock(&self.tunnel) = Tunnel { noise, preshared_key, unconfirmed: None };
+        *lock(&self.tunnel) = Tunnel { noise, preshared_key, unconfirmed: Unconfirmed::default() };
         self.keepalive_due_if_persistent();
     }
 
@@ -218,10 +237,7 @@ impl Peer {
                 }
             }
             bytes += message.len();
-            if unconfirmed.is_some() && *unconfirmed == receiver_index(message) {
-                *unconfirmed = None;
-                confirmed = true;
-            }
+            confirmed |= receiver_index(message).is_some_and(|index| unconfirmed.confirm(index));
         }
         if bytes > 0 {
             self.heard(bytes, from, now);
@@ -254,7 +270,7 @@ impl Peer {
             // An initiation, answered with a response. It may be a replay sent from elsewhere:
             // the response goes there, but the peer's endpoint stays until data confirms it.
             Some(Written { index, .. }) => {
-                tunnel.unconfirmed = Some(index);
+                tunnel.unconfirmed.add(index);
                 self.rx_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
                 self.commit(written, from, 0, outbox, now);
             }
@@ -373,6 +389,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_is_confirmed_once() {
+        let mut unconfirmed = Unconfirmed::default();
+        unconfirmed.add(0x101);
+        unconfirmed.add(0x102);
+        assert!(!unconfirmed.confirm(0x109), "another session in the same slot");
+        assert!(unconfirmed.confirm(0x101));
+        assert!(!unconfirmed.confirm(0x101));
+        assert!(unconfirmed.confirm(0x102));
+    }
 
     #[test]
     fn padding_stays_within_the_mtu() {

@@ -122,8 +122,8 @@ impl Shared {
         self.replace_identity(identity.clone());
         for peer in self.all_peers() {
             peer.rekey(identity.as_deref(), peer.preshared_key());
+            self.inbox.hurry(peer);
         }
-        self.inbox.request_tick();
     }
 
     /// Binds both sockets to the port, 0 meaning any free one, and returns it.
@@ -170,9 +170,11 @@ impl Shared {
                 Arc::new(Peer::new(update.public_key, index))
             }
         };
-        update.change_state(&peer, existing.is_none(), identity.as_deref());
-        update.change_routes(self, &peer);
-        self.inbox.request_tick();
+        let is_new = existing.is_none();
+        update.change_state(&peer, is_new, identity.as_deref());
+        update.change_routes(self, &peer, is_new);
+        // It may have to start a handshake, for a keepalive that was just turned on.
+        self.inbox.hurry(peer);
         Ok(())
     }
 }
@@ -197,10 +199,11 @@ impl PeerUpdate {
     }
 
     /// In one step for the data path, so that no packet finds a network without its peer.
-    fn change_routes(&self, shared: &Shared, peer: &Arc<Peer>) {
+    fn change_routes(&self, shared: &Shared, peer: &Arc<Peer>, is_new: bool) {
         let mut table = shared.table_mut();
-        table.insert(Arc::clone(peer));
-        if self.replace_allowed_ips {
+        if is_new {
+            table.insert(Arc::clone(peer));
+        } else if self.replace_allowed_ips {
             table.remove_allowed_ips(peer, |_| true);
         }
         for change in &self.allowed_ips {

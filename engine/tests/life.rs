@@ -123,3 +123,9 @@ fn an_interface_that_somebody_deletes_does_not_hang_the_device() {
     assert!(!pair.b.reaches("10.77.0.1"));
     drop(pair);
 }
+
+#[test]
+fn a_device_can_be_shared_between_threads() {
+    fn shareable<T: Send + Sync>() {}
+    shareable::<Device>();
+}

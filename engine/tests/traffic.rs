@@ -44,3 +44,64 @@ fn transfers(offload: bool) {
         transfer(from, to, address.parse().unwrap(), 16 << 20);
     }
 }
+
+/// RFC 6040: the outer header says what the inner one says, and congestion met on the way is
+/// told to the inner packet.
+#[test]
+fn congestion_marks_pass_through_the_tunnel() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    pair.a.ping("10.77.0.2");
+    for (host, rules) in [
+        (
+            &pair.a,
+            "table ip ecn { chain out { type filter hook postrouting priority 0; \
+             oifname eth0 udp dport 51820 ip ecn ect0 counter ip ecn set ce; }; }",
+        ),
+        (
+            &pair.b,
+            "table ip ecn { chain in { type filter hook prerouting priority 0; \
+             iifname wg0 icmp type echo-request ip ecn ce counter; }; }",
+        ),
+    ] {
+        if !host.try_run(&["nft", rules]).status.success() {
+            eprintln!("SKIPPED: needs nftables");
+            return;
+        }
+    }
+    // Traffic class 2 is ECT(0): the sender can be told of congestion.
+    pair.a.run(&["ping", "-c", "3", "-i", "0.02", "-W", "5", "-Q", "2", "10.77.0.2"]);
+    pair.a.ping("10.77.0.2");
+    for host in [&pair.a, &pair.b] {
+        let listing = host.run(&["nft", "list", "table", "ip", "ecn"]);
+        assert!(listing.contains("counter packets 3 "), "{listing}");
+    }
+}
+
+#[test]
+fn datagrams_arrive_whole_and_unchanged() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    pair.a.ping("10.77.0.2");
+    let bind = |host: &Host, address: &str| {
+        let address = format!("{address}:9000");
+        host.enter(|| std::net::UdpSocket::bind(address)).expect("a socket")
+    };
+    let (sender, receiver) = (bind(&pair.a, "10.77.0.1"), bind(&pair.b, "10.77.0.2"));
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    let mut buffer = [0; 65_536];
+    // From empty to longer than the MTU; in bursts of one size, which can be joined.
+    for len in [0, 1, 15, 16, 17, 500, 1391, 1392, 1393, 9000] {
+        for number in 0..20u8 {
+            sender.send_to(&vec![number; len], "10.77.0.2:9000").unwrap();
+        }
+        for number in 0..20u8 {
+            let (received, _) = receiver.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..received], vec![number; len]);
+        }
+    }
+}
