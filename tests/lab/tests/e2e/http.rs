@@ -37,19 +37,27 @@ fn metrics_and_health_tell_how_it_is() -> Result<()> {
                 Ok(true)
             })?;
             let text = get(lab, node, "/metrics")?;
-            ensure!(text.contains("# TYPE kilo_errors") && text.contains("# TYPE kilo_reconciles"), "{text}");
+            ensure!(text.contains("# TYPE kilo_reconciles counter"), "{text}");
             let reconciles = metric(lab, node, "kilo_reconciles_total")?;
             wait(lab, "reconciles are counted", || Ok(metric(lab, node, "kilo_reconciles_total")? > reconciles))?;
             ensure!(status(lab, node, "/health")? == "200");
             ensure!(status(lab, node, "/nothing")? == "404");
         }
 
+        errors_are_counted(lab)?;
         lab.delete_peer("laptop")?;
         lab.stop_agent("rome-1")?;
         wait(lab, "who left is not counted", || {
             Ok(metric(lab, "paris-2", "kilo_nodes")? == 2.0 && metric(lab, "paris-2", "kilo_peers")? == 0.0)
         })
     })
+}
+
+fn errors_are_counted(lab: &Lab) -> Result<()> {
+    lab.api_stop()?;
+    wait(lab, "errors are counted", || Ok(get(lab, "paris-1", "/metrics")?.contains("kilo_errors_total{event=\"")))?;
+    ensure!(status(lab, "paris-1", "/health")? == "200", "without its API server the agent goes on");
+    lab.api_start()
 }
 
 fn status(lab: &Lab, node: &str, path: &str) -> Result<String> {

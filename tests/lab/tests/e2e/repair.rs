@@ -30,7 +30,6 @@ fn what_others_remove_is_put_back() -> Result<()> {
         for damage in [
             "ip route flush proto static".to_owned(),
             format!("ip route del {rome}"),
-            format!("ip route replace {rome} dev eth0 proto static"),
             format!("ip route del {neighbour}"),
             "nft delete table inet kilo".to_owned(),
             "nft flush table inet kilo".to_owned(),

@@ -28,7 +28,7 @@ pub fn in_lab(label: &str, shape: impl FnOnce(Spec) -> Spec, steps: impl FnOnce(
         return Ok(());
     }
     let lab = Lab::start(shape(Spec::unique(label).api(api)))?;
-    steps(&lab).map_err(|error| anyhow!("{error:?}\n{}", lab.agent_log_tails()))
+    steps(&lab).map_err(|error| anyhow!("{error:#}\n{}", lab.agent_log_tails()))
 }
 
 fn chosen_api() -> Result<Api> {
