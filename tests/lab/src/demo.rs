@@ -44,19 +44,20 @@ pub fn run(arguments: &DemoArguments) -> Result<(Demo, bool)> {
         ApiName::Real => Api::Real,
     };
     let lab = Lab::start(spec(&arguments.name, api))?;
-    progress.done(&format!("{} hosts in {} locations, API server, Node objects", lab.hosts().len(), LOCATIONS.len()));
+    let (nodes, locations) = (lab.nodes().len(), LOCATIONS.len());
+    progress.done(&format!("{nodes} nodes in {locations} locations, and the API server"));
     lab.start_agents(&[&format!("--mesh-granularity={}", arguments.granularity)])?;
     progress.done("agents started");
     lab.add_pods(PODS_PER_NODE)?;
     progress.done(&format!("{} pods attached by the CNI plugins", lab.pods().len()));
     let peer = lab.start_peer(PEER, PEER, PEER_ADDRESS.parse()?)?;
     let mesh = lab.wait_mesh(MESH_LIMIT);
+    progress.done("every pod and node has been probed from every other");
     let peer_works = join(&lab, &peer);
-    progress.done("the mesh is up");
+    progress.done(&format!("peer {PEER} has joined"));
 
     show_leaders(&lab)?;
-    // On failure the last look is shown, and then what is wrong.
-    let pairs = lab.probe_mesh()?;
+    let pairs = if mesh.is_ok() { lab.measure_mesh()? } else { lab.probe_mesh()? };
     show_matrix(&lab, &pairs);
     let mut passed =
         verdict("every pod reaches every pod and node, source addresses unchanged", mesh.and(lab::check(&pairs)));
@@ -122,8 +123,10 @@ fn show_leaders(lab: &Lab) -> Result<()> {
 fn show_matrix(lab: &Lab, pairs: &[Pair]) {
     let names = [lab.pods(), lab.nodes()].concat();
     for (probe, title) in [(Probe::Icmp, "ICMP"), (Probe::Http, "HTTP")] {
-        println!("\n{title}, IPv4, milliseconds; a row probes the columns\n{}", report::matrix(&names, pairs, probe));
+        println!("\n{title}, IPv4, milliseconds; a row probes the columns");
+        print!("{}", report::matrix(&names, pairs, probe));
     }
+    println!();
 }
 
 /// Prints the IPv6 latencies between locations; there must be some.

@@ -125,7 +125,10 @@ fn supervise(arguments: &DemoArguments) -> Result<ExitCode> {
         .context("start the process that holds the lab")?;
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .map_or(ExitCode::FAILURE, ExitCode::from));
         }
         // The name may be that of another lab, in which case the child ends by itself.
         let own = state::read(&arguments.name).is_ok_and(|lab| lab.pid == child.id());
@@ -190,9 +193,11 @@ fn list() -> Result<ExitCode> {
 
 fn down(name: &str) -> Result<ExitCode> {
     let directory = state::directory(name)?;
-    sys::kill(state::read(name)?.pid, libc::SIGTERM).with_context(|| format!("end lab {name}"))?;
+    let pid = state::read(name)?.pid;
+    sys::kill(pid, libc::SIGTERM).with_context(|| format!("end lab {name}"))?;
     let deadline = Instant::now() + DOWN_LIMIT;
-    while Path::exists(&directory) {
+    let process = Path::new("/proc").join(pid.to_string());
+    while directory.exists() || process.exists() {
         if Instant::now() > deadline {
             bail!("lab {name} did not end within {DOWN_LIMIT:?}");
         }

@@ -57,16 +57,19 @@ impl Lab {
         self.probe_all(Stop::Never)
     }
 
+    /// As [`Lab::probe_mesh`], but one probe at a time, so that latencies are those of the network and
+    /// not of the crowd. A source stops at its first failure.
+    pub fn measure_mesh(&self) -> Result<Vec<Pair>> {
+        let names = self.ends()?;
+        let mut pairs = Vec::new();
+        for (name, own) in &names {
+            pairs.extend(self.space(name)?.run(|| probe_from(name, own, &names, Stop::AtFailure))?);
+        }
+        Ok(pairs)
+    }
+
     fn probe_all(&self, stop: Stop) -> Result<Vec<Pair>> {
-        let mut names: Vec<(String, Vec<IpAddr>)> = Vec::new();
-        for pod in self.pods() {
-            let addresses = self.pod_addresses(&pod)?;
-            names.push((pod, addresses));
-        }
-        for node in self.nodes() {
-            let address = self.addresses(&node)?.private;
-            names.push((node, vec![address.into()]));
-        }
+        let names = self.ends()?;
         let names = &names;
         let mut pairs = Vec::new();
         thread::scope(|scope| {
@@ -80,6 +83,20 @@ impl Lab {
             }
             Ok(pairs)
         })
+    }
+
+    /// Every pod and node with the addresses that are probed.
+    fn ends(&self) -> Result<Vec<(String, Vec<IpAddr>)>> {
+        let mut names: Vec<(String, Vec<IpAddr>)> = Vec::new();
+        for pod in self.pods() {
+            let addresses = self.pod_addresses(&pod)?;
+            names.push((pod, addresses));
+        }
+        for node in self.nodes() {
+            let address = self.addresses(&node)?.private;
+            names.push((node, vec![address.into()]));
+        }
+        Ok(names)
     }
 
     /// Waits until [`Lab::probe_mesh`] would find no pair that fails, and gives what it finds then. On

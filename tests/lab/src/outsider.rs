@@ -4,8 +4,9 @@
 //! syncconf`, addresses and routes. WireGuard itself is crate `engine`, in this process, controlled
 //! through its UAPI socket.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use engine::{Device, Options};
@@ -25,6 +26,8 @@ pub struct Outsider {
     name: String,
     space: Arc<Space>,
     private_key: String,
+    /// What WireGuard was last configured from.
+    applied: Mutex<String>,
     _device: Device,
 }
 
@@ -47,7 +50,7 @@ impl Lab {
             None => spec["persistentKeepalive"] = json!(5),
         }
         self.apply_peer(name, &spec)?;
-        Ok(Outsider { name: name.to_owned(), space, private_key, _device: device })
+        Ok(Outsider { name: name.to_owned(), space, private_key, applied: Mutex::default(), _device: device })
     }
 }
 
@@ -60,15 +63,21 @@ fn create_device(space: &Space, uapi: &Path) -> Result<Device> {
 
 impl Outsider {
     /// Brings WireGuard and routes to what `kgctl showconf peer` says now; sessions with unchanged
-    /// peers go on. Gives the configuration, without the private key.
+    /// peers go on, and nothing is done if nothing has changed: applying the same again would undo
+    /// roaming. Gives the configuration, without the private key.
     pub fn sync(&self, lab: &Lab) -> Result<String> {
         let shown = lab.kgctl(&["showconf", "peer", &self.name])?;
         let peers = shown.find("[Peer]").and_then(|start| shown.get(start..));
         let peers = peers.ok_or_else(|| anyhow!("kgctl showconf peer {}: no [Peer] in:\n{shown}", self.name))?;
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        if *applied == peers {
+            return Ok(applied.clone());
+        }
         let configuration = format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n\n{peers}", self.private_key);
         self.space.exec_with_input(["wg", "syncconf", INTERFACE, "/dev/stdin"], &configuration)?;
         self.space.ip(&routes(peers))?;
-        Ok(peers.to_owned())
+        *applied = peers.to_owned();
+        Ok(applied.clone())
     }
 
     /// `wg show` as a person would see it.
@@ -77,12 +86,20 @@ impl Outsider {
     }
 }
 
-/// One route for each allowed IP.
+/// One route for each allowed IP, but not to a peer's endpoint: what carries the tunnel cannot go through
+/// it (a node behind NAT has its internal address as its endpoint until a better one is discovered).
 fn routes(configuration: &str) -> String {
-    let lists =
-        configuration.lines().filter_map(|line| line.split_once('=')).filter(|(key, _)| key.trim() == "AllowedIPs");
-    let networks = lists.flat_map(|(_, list)| list.split(',').map(str::trim)).filter(|network| !network.is_empty());
-    networks.map(|network| format!("route replace {network} dev {INTERFACE}\n")).collect()
+    let entries = configuration.lines().filter_map(|line| line.split_once('='));
+    let values = |wanted: &'static str| {
+        entries.clone().filter(move |(key, _)| key.trim() == wanted).map(|(_, value)| value.trim())
+    };
+    let endpoints: Vec<IpAddr> =
+        values("Endpoint").filter_map(|endpoint| Some(endpoint.parse::<SocketAddr>().ok()?.ip())).collect();
+    let networks = values("AllowedIPs").flat_map(|list| list.split(',')).filter_map(|text| text.trim().parse().ok());
+    networks
+        .filter(|network: &IpNet| !endpoints.iter().any(|endpoint| *network == IpNet::from(*endpoint)))
+        .map(|network| format!("route replace {network} dev {INTERFACE}\n"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -90,9 +107,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_allowed_ip_becomes_a_route() {
+    fn every_allowed_ip_but_the_endpoints_becomes_a_route() {
         let configuration = "[Peer]\nAllowedIPs = 10.42.1.0/24, fd00:42::/64\nEndpoint = 192.0.2.1:51820\n\
-                             [Peer]\nAllowedIPs = 10.4.0.1/32\n[Peer]\nAllowedIPs =\n";
+                             [Peer]\nAllowedIPs = 10.4.0.1/32, 10.0.0.9/32\nEndpoint = 10.0.0.9:51820\n\
+                             [Peer]\nAllowedIPs =\n";
         let expected = "route replace 10.42.1.0/24 dev wg0\nroute replace fd00:42::/64 dev wg0\n\
                         route replace 10.4.0.1/32 dev wg0\n";
         assert_eq!(routes(configuration), expected);
