@@ -5,6 +5,7 @@
 pub mod announce;
 pub mod apply;
 pub mod backoff;
+pub mod causes;
 pub mod cluster;
 pub mod debounce;
 pub mod device;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use agent::{flags::Args, logging, run};
+use agent::{causes, flags::Args, logging, run};
 use clap::Parser;
 
 /// Wrong flags, as clap's own exit code for them.
@@ -23,8 +23,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Not only to the log: its level may hide even errors.
-            tracing::error!(error = format!("{error:#}"), "the agent stops");
-            eprintln!("error: {error:#}");
+            let error = causes::text(error.as_ref());
+            tracing::error!(error, "the agent stops");
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -10,7 +10,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use agent::cluster::Client;
+use agent::{causes, cluster::Client};
 use anyhow::Context;
 use clap::Parser;
 use topology::{NodeName, conf::ConfError};
@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
     match run(&cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kgctl: {error:#}");
+            eprintln!("kgctl: {}", causes::text(error.as_ref()));
             ExitCode::FAILURE
         }
     }

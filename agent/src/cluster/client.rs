@@ -11,6 +11,7 @@ use kube::{
 use serde_json::Value;
 
 use super::object::NodeView;
+use crate::causes;
 
 /// Who wrote a field, in `metadata.managedFields`.
 const FIELD_MANAGER: &str = "kg";
@@ -124,16 +125,7 @@ pub(super) fn describe(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("{} (HTTP status {})", status.message, status.code);
     }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.ends_with(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = error.source();
-    }
-    text
+    causes::text(error)
 }
 
 async fn from_file(path: &Path) -> Result<Config, ConnectError> {
