@@ -118,7 +118,35 @@ fn checked_name(name: &str) -> Result<&str, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use super::*;
+
+    /// A file that refuses whatever is written to it with EINVAL stands for the TUN of a kernel
+    /// that announces an offload and then does not take such frames.
+    fn tun_that_refuses() -> Tun {
+        Tun {
+            file: std::fs::OpenOptions::new().write(true).open("/proc/self/clear_refs").unwrap(),
+            name: "test".to_owned(),
+            control: UdpSocket::bind("127.0.0.1:0").unwrap(),
+            join_tcp: AtomicBool::new(true),
+            join_udp: AtomicBool::new(true),
+        }
+    }
+
+    #[test]
+    fn joining_is_given_up_for_the_kind_that_is_refused() {
+        let (tun, drops) = (tun_that_refuses(), DropCounters::default());
+        let slices = &[IoSlice::new(b"not a frame")];
+        let joined = Frame { slices, joined: Some(Segmentation::Udp), packets: 2 };
+        assert_eq!(tun.write(&joined, &drops), Verdict::Separately);
+        assert!(tun.joinable().tcp && !tun.joinable().udp);
+        assert_eq!(drops.read().tun_write, 0);
+
+        let single = Frame { slices, joined: None, packets: 1 };
+        assert_eq!(tun.write(&single, &drops), Verdict::Done);
+        assert_eq!(drops.read().tun_write, 1);
+    }
 
     #[test]
     fn interface_names() {
