@@ -50,9 +50,10 @@
 //!   [`Lab::leaders`], [`Lab::apply_peer`], [`Lab::delete_peer`]; outages with [`Lab::api_stop`] and
 //!   [`Lab::api_start`]; anything else with [`Lab::client`] and [`Lab::block_on`].
 //! * Pods: [`Lab::add_pod`], [`Lab::remove_pod`], [`Lab::pod_ip`].
-//! * Proofs: [`Lab::wait_mesh`], [`Lab::http`], [`Lab::ping`], [`Lab::flow`], [`Lab::capture`],
-//!   [`Lab::capture_uplink`], [`Lab::wait_until`].
-//! * Looking and meddling: [`Lab::exec`], [`Lab::routes`], [`Lab::set_names`], [`Lab::space`].
+//! * Proofs: [`Lab::wait_mesh`], [`Lab::http`], [`http_with_marker`], [`Lab::ping`], [`Lab::flow`],
+//!   [`Lab::capture`], [`Lab::capture_uplink`], [`Lab::wait_until`].
+//! * Looking and meddling: [`Lab::exec`] ([`Space::command`] and [`spawn`] for what should go on
+//!   running), [`Lab::routes`], [`Lab::set_names`], [`Lab::space`].
 //! * Outsiders: [`Lab::start_peer`] runs WireGuard on a host that is no node; [`Outsider::sync`].
 //!
 //! Methods block and must not be called from inside a tokio runtime: write plain `#[test]` functions.
@@ -87,7 +88,7 @@ pub use outsider::Outsider;
 pub use preflight::available;
 pub use probe::{Reached, http_with_marker};
 pub use servers::{Answer, ECHO_PORT, HTTP_PORT};
-pub use space::Space;
+pub use space::{Space, spawn};
 pub use spec::{Api, NodeSpec, Spec};
 pub use underlay::{Access, Addresses, CONTROL};
 

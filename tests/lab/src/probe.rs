@@ -37,7 +37,8 @@ pub fn http(space: &Space, target: IpAddr) -> Result<Reached> {
     space.run(|| http_here(target, "/"))?.with_context(|| describe("http", space, target))
 }
 
-/// As [`http`], with `marker` in the request line: clear text for a capture to find.
+/// Asks the HTTP server at `target`, from `space`, with `marker` in the request line: clear text for a
+/// capture to find.
 pub fn http_with_marker(space: &Space, target: IpAddr, marker: &str) -> Result<Reached> {
     space.run(|| http_here(target, &format!("/?{marker}")))?.with_context(|| describe("http", space, target))
 }
