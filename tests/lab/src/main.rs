@@ -7,7 +7,7 @@ mod report;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -192,17 +192,16 @@ fn list() -> Result<ExitCode> {
 }
 
 fn down(name: &str) -> Result<ExitCode> {
-    let directory = state::directory(name)?;
     let pid = state::read(name)?.pid;
     sys::kill(pid, libc::SIGTERM).with_context(|| format!("end lab {name}"))?;
     let deadline = Instant::now() + DOWN_LIMIT;
-    let process = Path::new("/proc").join(pid.to_string());
-    while directory.exists() || process.exists() {
+    while state::running()?.iter().any(|running| running == name) {
         if Instant::now() > deadline {
             bail!("lab {name} did not end within {DOWN_LIMIT:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    state::sweep_dead()?;
     println!("lab {name} is gone");
     Ok(ExitCode::SUCCESS)
 }

@@ -23,7 +23,7 @@ static CLAIMED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub struct State {
     name: String,
     directory: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// What other processes need to look into a lab: the content of `lab.json`.
@@ -43,23 +43,19 @@ impl State {
             bail!("lab name {name:?}: want 1 to 40 of a-z, 0-9 and '-'");
         }
         fs::create_dir_all(ROOT).with_context(|| format!("create {ROOT}"))?;
-        // Held while directories without a lock of their own may exist.
-        let gate = File::create(Path::new(ROOT).join(".gate"))?;
-        gate.lock()?;
-        for (dead, directory) in labs()? {
-            if !alive(&directory) {
-                sweep(&dead, &directory);
-            }
-        }
+        let _gate = sweep_dead()?;
         let directory = Path::new(ROOT).join(name);
         if directory.exists() {
             bail!("lab {name} is up already (end it with: lab down --name {name})");
         }
         fs::create_dir(&directory)?;
         let lock = File::create(directory.join("lock"))?;
-        lock.lock()?;
+        let state = State { name: name.to_owned(), directory, lock };
+        state.publish(&Directory { pid: std::process::id(), ..Directory::default() })?;
+        // Only now the lab counts as running, so a running lab can always be read.
+        state.lock.lock()?;
         CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
-        Ok(State { name: name.to_owned(), directory, _lock: lock })
+        Ok(state)
     }
 
     /// The lab's name.
@@ -90,6 +86,19 @@ impl Drop for State {
         CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).retain(|name| *name != self.name);
         sweep(&self.name, &self.directory);
     }
+}
+
+/// Removes the traces of dead labs. While what it returns is held, no lab comes or goes: a directory
+/// without a lock of its own may be one that is being made.
+pub fn sweep_dead() -> Result<File> {
+    let gate = File::create(Path::new(ROOT).join(".gate")).with_context(|| format!("open {ROOT}"))?;
+    gate.lock()?;
+    for (name, directory) in labs()? {
+        if !alive(&directory) {
+            sweep(&name, &directory);
+        }
+    }
+    Ok(gate)
 }
 
 /// Removes the traces in the file system of all labs of this process, for when it is about to exit
@@ -144,19 +153,15 @@ fn prefix(name: &str) -> String {
 /// Best effort: what cannot be removed now can by the next lab.
 fn sweep(name: &str, directory: &Path) {
     let prefix = format!("{}-", prefix(name));
+    let own_descriptors = format!("/proc/{}/fd", std::process::id());
     for entry in fs::read_dir(NETNS).into_iter().flatten().flatten() {
-        // A longer lab name may start with ours, but its links are alive.
         let ours = entry.file_name().to_string_lossy().starts_with(&prefix);
-        let owner = fs::read_link(entry.path()).ok().and_then(|target| owner(&target));
-        let dead =
-            owner.is_some_and(|pid| pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists());
-        if ours && dead {
+        // A longer lab name may start with ours, but its links lead somewhere.
+        let dangling = !entry.path().exists();
+        let own = fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&own_descriptors));
+        if ours && (dangling || own) {
             let _ = fs::remove_file(entry.path());
         }
     }
     let _ = fs::remove_dir_all(directory);
-}
-
-fn owner(target: &Path) -> Option<u32> {
-    target.strip_prefix("/proc").ok()?.components().next()?.as_os_str().to_str()?.parse().ok()
 }

@@ -4,8 +4,8 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -283,12 +283,12 @@ fn everything_is_gone_afterwards() -> Result<()> {
     Ok(())
 }
 
-/// Set in the process that [`a_killed_lab_leaves_nothing`] starts and kills: the name of its lab.
+/// Set in a process that [`start_victim`] starts: the name of its lab.
 const VICTIM: &str = "LAB_TEST_VICTIM";
 
 /// Not a test by itself: holds a lab until it is killed.
 #[test]
-#[ignore = "is run by a_killed_lab_leaves_nothing"]
+#[ignore = "is run by other tests"]
 fn victim() -> Result<()> {
     let Ok(name) = std::env::var(VICTIM) else { return Ok(()) };
     let lab = Lab::start(Spec::named(&name).location("paris", Access::Public).host("paris-1", "paris"))?;
@@ -297,21 +297,28 @@ fn victim() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_killed_lab_leaves_nothing() -> Result<()> {
-    if skipped(Api::Embedded) {
-        return Ok(());
-    }
-    let name = format!("victim-{}", std::process::id());
-    let mut victim = Command::new(std::env::current_exe()?)
+/// Starts another process that holds a lab, and waits until it runs a command on a host of it. Gives the
+/// process and the place of the command in /proc.
+fn start_victim(name: &str) -> Result<(Child, PathBuf)> {
+    let victim = Command::new(std::env::current_exe()?)
         .args(["--ignored", "--exact", "victim"])
-        .env(VICTIM, &name)
+        .env(VICTIM, name)
         .stdout(Stdio::null())
         .spawn()?;
     let told = format!("/run/kg-lab/{name}/sleeper");
     wait("the victim's command runs", || Ok(Path::new(&told).exists()))?;
     let sleeper = Path::new("/proc").join(std::fs::read_to_string(&told)?.trim());
     assert!(sleeper.exists());
+    Ok((victim, sleeper))
+}
+
+#[test]
+fn a_killed_lab_leaves_nothing() -> Result<()> {
+    if skipped(Api::Embedded) {
+        return Ok(());
+    }
+    let name = format!("killed-{}", std::process::id());
+    let (mut victim, sleeper) = start_victim(&name)?;
     let link = format!("/run/netns/kglab-{name}-paris-1");
     assert!(Path::new(&link).exists(), "the link leads to a namespace");
     victim.kill()?;
@@ -324,6 +331,36 @@ fn a_killed_lab_leaves_nothing() -> Result<()> {
     let next = Lab::start(Spec::unique("next"))?;
     assert!(Path::new(&link).symlink_metadata().is_err());
     assert!(!next.directory().with_file_name(&name).exists());
+    Ok(())
+}
+
+#[test]
+fn another_process_can_look_into_a_lab_and_end_it() -> Result<()> {
+    if skipped(Api::Embedded) {
+        return Ok(());
+    }
+    let name = format!("ended-{}", std::process::id());
+    let (mut victim, sleeper) = start_victim(&name)?;
+    let lab = |arguments: &[&str]| -> Result<String> {
+        let output = Command::new(env!("CARGO_BIN_EXE_lab")).args(arguments).output()?;
+        anyhow::ensure!(output.status.success(), "{arguments:?}: {output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    assert!(lab(&["list"])?.contains(&name));
+    let hosts = lab(&["exec", "--name", &name, "paris-1", "--", "cat", "/etc/hosts"])?;
+    assert!(hosts.contains("10.101.0.11 paris-1"), "{hosts}");
+    let nodes = lab(&["exec", "--name", &name, "paris-1", "--", "kubectl", "get", "nodes", "-o", "name"])?;
+    assert_eq!(nodes, "");
+    let wrong = lab(&["exec", "--name", &name, "rome-1", "--", "true"]).expect_err("there is no such host");
+    assert!(wrong.to_string().contains("it has control internet paris-1"), "{wrong}");
+
+    // The victim is a zombie until it is waited for, and still `down` has to remove every trace.
+    lab(&["down", "--name", &name])?;
+    let link = format!("/run/netns/kglab-{name}-paris-1");
+    assert!(Path::new(&link).symlink_metadata().is_err());
+    victim.wait()?;
+    wait("the victim's command ends with it", || Ok(!sleeper.exists()))?;
+    assert!(!Path::new("/run/kg-lab").join(&name).exists());
     Ok(())
 }
 
