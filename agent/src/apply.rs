@@ -3,15 +3,28 @@
 //! Order matters where a packet could go astray: a leader's interface gets its peers and addresses
 //! before routes lead to it, and loses its routes before it goes down. No failure stops the rest; what
 //! failed is tried again at the next reconciliation, because nothing is recorded that was not done.
+//! Without a device of ours, an interface of its name is somebody else's and is left alone.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use topology::{DeviceDiff, DevicePlan, InterfaceName, Plan};
+use tokio::time::Instant;
+use topology::{DeviceDiff, DevicePlan, InterfaceName, Plan, Route};
 
 use crate::{
+    backoff::Backoff,
     device::{Device, DeviceError, DeviceFactory, PeerStatistics},
     host::{Facts, Failure, Host},
 };
+
+/// The first and the longest pause before the device is made after a failure. An attempt may make an
+/// interface and lose it again, which the host tells as a change: without a pause that would be a loop.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// A device that could not be made.
+struct Missing {
+    failure: Failure,
+    retry_at: Instant,
+}
 
 /// The device and the host, and what the device was told.
 pub struct Applier<H> {
@@ -20,12 +33,15 @@ pub struct Applier<H> {
     interface: InterfaceName,
     device: Option<Box<dyn Device>>,
     told: DevicePlan,
+    missing: Option<Missing>,
+    backoff: Backoff,
 }
 
 impl<H: Host> Applier<H> {
     /// Nothing is made yet. `factory` makes `interface`.
     pub fn new(host: H, factory: Box<dyn DeviceFactory>, interface: InterfaceName) -> Self {
-        Self { host, factory, interface, device: None, told: DevicePlan::default() }
+        let backoff = Backoff::new(RETRY.0, RETRY.1);
+        Self { host, factory, interface, device: None, told: DevicePlan::default(), missing: None, backoff }
     }
 
     /// The host, to ask it for facts.
@@ -43,7 +59,11 @@ impl<H: Host> Applier<H> {
         let mut failures = Vec::new();
         failures.extend(self.host.set_firewall(Some(&plan.firewall)).await);
         failures.extend(self.ensure_device(mtu, facts));
-        if plan.device.up {
+        if self.device.is_none() {
+            let elsewhere = |route: &&Route| route.dev != self.interface;
+            failures.extend(self.host.set_routes(&plan.routes.iter().filter(elsewhere).cloned().collect()).await);
+            failures.extend(self.host.set_rules(&plan.rules).await);
+        } else if plan.device.up {
             failures.extend(self.tell_device(&plan.device));
             failures.extend(self.host.set_addresses(&plan.addresses).await);
             failures.extend(self.host.set_link(true, mtu).await);
@@ -57,6 +77,11 @@ impl<H: Host> Applier<H> {
             failures.extend(self.tell_device(&plan.device));
         }
         failures
+    }
+
+    /// When to apply again although nothing changes, because the device could not be made.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.missing.as_ref().map(|missing| missing.retry_at)
     }
 
     /// Undoes everything, as far as possible.
@@ -79,20 +104,37 @@ impl<H: Host> Applier<H> {
         if self.device.is_some() {
             return None;
         }
+        if let Some(missing) = self.missing.as_ref().filter(|missing| Instant::now() < missing.retry_at) {
+            return Some(missing.failure.clone());
+        }
         self.told = DevicePlan::default();
         match self.factory.create(mtu) {
             Ok(device) => {
                 self.device = Some(device);
+                self.missing = None;
+                self.backoff.succeeded();
                 None
             }
-            Err(error) => Some(Failure::new("device", error)),
+            Err(error) => {
+                let failure = self.why_there_is_no_device(&error, facts);
+                self.missing =
+                    Some(Missing { failure: failure.clone(), retry_at: Instant::now() + self.backoff.delay() });
+                Some(failure)
+            }
         }
+    }
+
+    fn why_there_is_no_device(&self, error: &DeviceError, facts: &Facts) -> Failure {
+        if !facts.interfaces.contains_key(&self.interface) {
+            return Failure::new("device", error);
+        }
+        let advice = "an interface of this name exists that is not of this process; delete it, or pass --interface";
+        Failure::new("device", format!("{error}: {advice}"))
     }
 
     fn tell_device(&mut self, plan: &DevicePlan) -> Vec<Failure> {
         let Some(device) = &mut self.device else { return Vec::new() };
-        let mut diff = DeviceDiff::between(Some(&self.told), plan);
-        keep_roamed_endpoints(&mut diff, &self.told);
+        let diff = DeviceDiff::between(Some(&self.told), plan);
         if diff.is_empty() {
             return Vec::new();
         }
@@ -112,16 +154,6 @@ impl<H: Host> Applier<H> {
             }
         }
         errors.into_iter().map(|error| Failure::new("device", error)).collect()
-    }
-}
-
-/// An endpoint that was told before and is not another one now is left out: the device may have heard
-/// from the peer elsewhere since, and knows better.
-fn keep_roamed_endpoints(diff: &mut DeviceDiff, told: &DevicePlan) {
-    for (key, peer) in &mut diff.set {
-        if told.peers.get(key).is_some_and(|before| before.endpoint == peer.endpoint) {
-            peer.endpoint = None;
-        }
     }
 }
 

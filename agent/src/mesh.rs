@@ -141,7 +141,11 @@ impl<H: Host> Mesh<H> {
                 _ = check_in.tick() => self.check_in(&channels.renewal),
                 () = due(self.debounce) => {
                     self.debounce.clear();
-                    self.reconcile(&channels.topology).await;
+                    tokio::select! {
+                        // Whatever is half done by then is undone, or what the next run begins with.
+                        () = stop.cancelled() => break,
+                        () = self.reconcile(&channels.topology) => {}
+                    }
                 }
             }
         }
@@ -216,13 +220,18 @@ impl<H: Host> Mesh<H> {
         };
         failures.iter().for_each(|failure| self.metrics.failed(failure.doing));
         self.told.failures(failures.into_iter().collect());
+        // One that is past was not even tried, because there is no part to play now.
+        if let Some(at) = self.applier.retry_at().filter(|at| *at > Instant::now()) {
+            self.debounce.note(at);
+        }
         debug!(seconds = begin.elapsed().as_secs_f64(), "reconciled");
         self.write_annotations();
     }
 
     async fn reconcile_with(&mut self, facts: &Facts, latest: &watch::Sender<Option<Arc<Topology>>>) -> Vec<Failure> {
         let Some(own) = self.state.own().cloned() else {
-            self.told.idle("the own Node is not in the cluster");
+            self.told
+                .idle(&format!("there is no Node called {}; if its name is another one, pass --hostname", self.name));
             return Vec::new();
         };
         self.addresses = announce::addresses_or_last(choose(&self.candidates(facts, &own)), &self.addresses);

@@ -31,6 +31,10 @@ pub struct World {
     pub calls: Vec<String>,
     /// Peers that the device refuses.
     pub refused: BTreeSet<PublicKey>,
+    /// Whether the device cannot be made.
+    pub no_device: bool,
+    /// Whether reading facts never ends.
+    pub facts_hang: bool,
     /// Whether setting routes fails.
     pub routes_fail: bool,
 }
@@ -59,6 +63,9 @@ fn set<T: PartialEq>(calls: &mut Vec<String>, call: &str, place: &mut T, value: 
 
 impl Host for Fake {
     async fn facts(&mut self) -> Result<Facts, Failure> {
+        if self.world().facts_hang {
+            std::future::pending::<()>().await;
+        }
         Ok(self.world().facts.clone())
     }
 
@@ -106,6 +113,11 @@ impl Host for Fake {
 impl DeviceFactory for Fake {
     fn create(&self, mtu: u16) -> Result<Box<dyn Device>, DeviceError> {
         let mut world = self.world();
+        if world.no_device {
+            world.calls.push("create fails".to_owned());
+            let interface = "kilo0".into();
+            return Err(DeviceError::Create { interface, source: engine::Error::Closed });
+        }
         world.device = Some(DevicePlan::default());
         world.facts.interfaces.insert("kilo0".into(), crate::host::Interface::default());
         world.mtu = mtu;

@@ -76,12 +76,12 @@ impl Told {
         }
     }
 
-    /// This node plays this part.
+    /// This node plays this part; said again after it played none.
     pub fn part(&mut self, leader: bool, segment: Option<&Segment>) {
-        self.idle = None;
+        let was_idle = self.idle.take().is_some();
         let Some(segment) = segment else { return };
         let part = (segment.name.clone(), leader);
-        if self.part.as_ref() != Some(&part) {
+        if was_idle || self.part.as_ref() != Some(&part) {
             info!(segment = %segment.name, leader, via = %segment.leader().name, "part in the mesh");
             self.part = Some(part);
         }

@@ -267,6 +267,40 @@ async fn a_clean_stop_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_a_host_that_hangs() {
+    let lab = Lab::start().await;
+    lab.fill().await;
+    let before = lab.reconciles();
+    lab.fake.world().facts_hang = true;
+    lab.host_changes.send(os::watch::Change::Link).await.unwrap();
+    lab.another_reconciliation(before).await;
+    lab.stop.cancel();
+    lab.task.await.unwrap().unwrap();
+    assert!(lab.fake.world().routes.is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_before_the_cluster_was_seen_removes_what_an_earlier_run_left() {
+    let lab = Lab::start().await;
+    lab.fake.world().firewall = Some(topology::Firewall::default());
+    lab.stop.cancel();
+    lab.task.await.unwrap().unwrap();
+    assert!(lab.fake.world().firewall.is_none());
+    assert_eq!(lab.fake.world().device, None);
+}
+
+#[tokio::test]
+async fn a_device_that_could_not_be_made_is_tried_again_by_itself() {
+    let lab = Lab::start().await;
+    lab.fake.world().no_device = true;
+    lab.peers(Change::Reset(vec![])).await;
+    lab.nodes(Change::Reset(vec![me(), node("b", 1)])).await;
+    lab.eventually("a failure", |lab| lab.fake.world().calls.contains(&"create fails".to_owned())).await;
+    lab.fake.world().no_device = false;
+    lab.eventually("the device", |lab| lab.labels() == ["location:b"]).await;
+}
+
+#[tokio::test]
 async fn a_source_of_messages_that_ends_is_an_error() {
     let lab = Lab::start().await;
     drop(lab.events);
