@@ -62,8 +62,8 @@ fn create_device(space: &Space, uapi: &Path) -> Result<Device> {
 }
 
 impl Outsider {
-    /// Brings WireGuard and routes to what `kgctl showconf peer` says now; sessions with unchanged
-    /// peers go on, and nothing is done if nothing has changed: applying the same again would undo
+    /// Brings WireGuard and routes to what `kgctl showconf peer` says now; unchanged peers are not
+    /// disturbed, and nothing is done if nothing has changed: applying the same again would undo
     /// roaming. Gives the configuration, without the private key.
     pub fn sync(&self, lab: &Lab) -> Result<String> {
         let shown = lab.kgctl(&["showconf", "peer", &self.name])?;

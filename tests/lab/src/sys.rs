@@ -71,7 +71,7 @@ pub fn end_with_parent(enable: bool) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) }).map(drop)
 }
 
-/// Leaves the terminal: a new session, input from `/dev/null`, output to `log`.
+/// Leaves the terminal for good (setsid(2)): input from `/dev/null`, output to `log`.
 pub fn leave_terminal(log: &File) -> io::Result<()> {
     let null = File::open("/dev/null")?;
     // SAFETY: setsid and dup2 take no pointers; both descriptors are open.
