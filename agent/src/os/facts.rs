@@ -1,21 +1,27 @@
 //! What the host is like: its interfaces, addresses, default route and what its name resolves to.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 
 use netlink_packet_route::{
     AddressFamily,
     route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType},
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use topology::{InterfaceName, MAIN_TABLE};
 
 use super::{Error, Netlink, addresses, links, routes};
-use crate::host::{Facts, Interface};
+use crate::{
+    host::{Facts, Interface},
+    resolver::Lookup,
+};
 
-/// How long the host's own name may take to resolve.
-const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
+/// How long the first answer about the host's own name is waited for.
+pub const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long its answer is good, so that a resolver that fails slowly does not delay everything else.
+/// How long an answer is good.
 pub const LOOKUP_PERIOD: Duration = Duration::from_secs(30);
 
 /// Gathers the facts; `hostname` is what the host's name resolves to.
@@ -74,28 +80,37 @@ fn default_route(message: &RouteMessage) -> Option<(u32, u32)> {
 }
 
 /// What the host's name resolves to, by everything that nsswitch.conf(5) names.
-#[derive(Debug)]
 pub struct Hostname {
     name: String,
+    lookup: Lookup,
     last: Vec<IpAddr>,
     asked: Option<Instant>,
+    question: Option<JoinHandle<io::Result<Vec<IpAddr>>>>,
 }
 
 impl Hostname {
-    /// Nothing is known of `name` yet.
-    pub fn new(name: String) -> Self {
-        Self { name, last: Vec::new(), asked: None }
+    /// Nothing is known of `name` yet; `lookup` is asked about it.
+    pub fn new(name: String, lookup: Lookup) -> Self {
+        Self { name, lookup, last: Vec::new(), asked: None, question: None }
     }
 
-    /// Its addresses as they were at most [`LOOKUP_PERIOD`] ago. While it does not resolve
-    /// it keeps those it had: a failing resolver must not make the node move.
+    /// Its addresses as they are known. They are asked for every [`LOOKUP_PERIOD`]; only the first
+    /// question is waited for, up to [`LOOKUP_LIMIT`], because the node should not begin with one
+    /// address and go on with another. While the name does not resolve it keeps the addresses it had: a
+    /// failing resolver must not make the node move.
     pub async fn resolve(&mut self) -> &[IpAddr] {
-        if self.asked.is_none_or(|asked| asked.elapsed() >= LOOKUP_PERIOD) {
+        let patience = if self.asked.is_none() { LOOKUP_LIMIT } else { Duration::ZERO };
+        if self.question.is_none() && self.asked.is_none_or(|asked| asked.elapsed() >= LOOKUP_PERIOD) {
             self.asked = Some(Instant::now());
-            match timeout(LOOKUP_LIMIT, tokio::net::lookup_host((self.name.as_str(), 0))).await {
-                Ok(Ok(found)) => self.last = found.map(|address| address.ip()).collect(),
-                Ok(Err(error)) => tracing::debug!(hostname = self.name, %error, "the host's name does not resolve"),
-                Err(_) => tracing::debug!(hostname = self.name, "the host's name takes too long to resolve"),
+            self.question = Some(tokio::spawn((self.lookup)(self.name.clone())));
+        }
+        if let Some(question) = &mut self.question
+            && let Ok(answer) = timeout(patience, question).await
+        {
+            self.question = None;
+            match answer.map_err(io::Error::from).flatten() {
+                Ok(found) => self.last = found,
+                Err(error) => tracing::debug!(hostname = self.name, %error, "the host's name does not resolve"),
             }
         }
         &self.last
@@ -104,7 +119,57 @@ impl Hostname {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures::future::BoxFuture;
+
     use super::*;
+
+    /// A name server that answers when there is an answer to take, and else never.
+    fn name_server() -> (Lookup, Arc<Mutex<Option<io::Result<Vec<IpAddr>>>>>) {
+        let answer = Arc::new(Mutex::new(None));
+        let next = answer.clone();
+        let lookup = move |_| -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
+            let answer = next.lock().unwrap().take();
+            Box::pin(async move {
+                match answer {
+                    Some(answer) => answer,
+                    None => std::future::pending().await,
+                }
+            })
+        };
+        (Arc::new(lookup), answer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_question_is_waited_for_and_the_last_answer_stays() {
+        let (lookup, answer) = name_server();
+        let known: Vec<IpAddr> = vec!["10.1.0.2".parse().unwrap()];
+        *answer.lock().unwrap() = Some(Ok(known.clone()));
+        let mut hostname = Hostname::new("n".to_owned(), lookup);
+        assert_eq!(hostname.resolve().await, known);
+        *answer.lock().unwrap() = Some(Err(io::Error::other("no such name")));
+        tokio::time::sleep(LOOKUP_PERIOD).await;
+        let before = Instant::now();
+        assert_eq!(hostname.resolve().await, known, "asked");
+        tokio::task::yield_now().await;
+        assert_eq!(hostname.resolve().await, known, "answered");
+        tokio::time::sleep(LOOKUP_PERIOD).await;
+        for _ in 0..3 {
+            assert_eq!(hostname.resolve().await, known, "never answered");
+        }
+        assert!(before.elapsed() < LOOKUP_PERIOD + LOOKUP_LIMIT, "nothing was waited for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_server_that_is_silent_from_the_start_delays_only_once() {
+        let mut hostname = Hostname::new("n".to_owned(), name_server().0);
+        let before = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(hostname.resolve().await, [] as [IpAddr; 0]);
+        }
+        assert!(before.elapsed() < LOOKUP_LIMIT * 2);
+    }
 
     #[test]
     fn only_default_routes_in_use_of_the_main_table_count() {

@@ -12,7 +12,10 @@ use super::{
     links,
     ownership::Ownership,
 };
-use crate::host::{Facts, Failure, Host};
+use crate::{
+    host::{Facts, Failure, Host},
+    resolver,
+};
 
 /// What of the agent's flags concerns the host.
 #[derive(Clone, Debug)]
@@ -28,7 +31,6 @@ pub struct Settings {
 }
 
 /// The host that this process runs on: the network namespace of the thread that opened it.
-#[derive(Debug)]
 pub struct Linux {
     netlink: Netlink,
     interface: InterfaceName,
@@ -44,7 +46,7 @@ impl Linux {
         Ok(Self {
             netlink: Netlink::open()?,
             interface: settings.interface,
-            hostname: Hostname::new(settings.hostname),
+            hostname: Hostname::new(settings.hostname, resolver::system()),
             ownership: Ownership::load(&settings.state)?,
             table: Table::default(),
             conflist: settings.conflist,

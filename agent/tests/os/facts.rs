@@ -1,4 +1,7 @@
-use agent::os::{facts, kernel};
+use agent::{
+    os::{facts, kernel},
+    resolver::system,
+};
 use topology::discovery::{Candidates, choose};
 
 use crate::namespace::{inside, ip, wire};
@@ -54,12 +57,12 @@ fn the_default_route_may_be_of_ipv6_only_or_missing() {
 }
 
 #[test]
-fn the_hosts_name_resolves_as_for_other_programs_and_keeps_its_last_answer() {
+fn the_hosts_name_resolves_as_for_other_programs() {
     inside(|_| async {
-        let mut hostname = facts::Hostname::new("localhost".into());
+        let mut hostname = facts::Hostname::new("localhost".into(), system());
         let found = hostname.resolve().await;
         assert!(found.contains(&"127.0.0.1".parse().unwrap()), "{found:?}");
-        let mut unknown = facts::Hostname::new("no-such-host.invalid".into());
+        let mut unknown = facts::Hostname::new("no-such-host.invalid".into(), system());
         assert_eq!(unknown.resolve().await, [] as [std::net::IpAddr; 0]);
     });
 }
