@@ -103,6 +103,9 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        // Left behind by a program that was killed.
+        let socket = format!("{}/{}.sock", engine::DEFAULT_UAPI_DIR, self.unique_interface);
+        let _ = std::fs::remove_file(socket);
     }
 }
 
