@@ -149,8 +149,15 @@ impl View<'_> {
         })
     }
 
+    /// What others saw of a node in the own location is its address on the other side of the NAT that
+    /// both are behind, and few routers turn packets around there: its own announcement counts.
     fn segment_endpoint(&self, segment: &Segment) -> Option<SocketAddr> {
-        self.endpoint(&segment.key, Some(&segment.endpoint), segment.persistent_keepalive)
+        let leader = segment.leader();
+        let is_neighbour = leader.location == self.member.location
+            && leader.internal_ips.iter().any(|ip| self.own_ip(ip.addr()).is_some());
+        let own_sight = self.local.discovered.get(&segment.key);
+        let keepalive = if is_neighbour && own_sight.is_none() { Seconds(0) } else { segment.persistent_keepalive };
+        self.endpoint(&segment.key, Some(&segment.endpoint), keepalive)
     }
 
     /// The node's own link and the neighbours on it: reached directly, whatever others say. A route of

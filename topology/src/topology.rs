@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    Endpoint, Granularity, Node, NodeName, Peer, PeerName, PublicKey, Seconds, SegmentName, Warning,
+    Endpoint, Granularity, Location, Node, NodeName, Peer, PeerName, PublicKey, Seconds, SegmentName, Warning,
     address::{is_public_for_election, nth, single},
     annotations::{ALLOWED_LOCATION_IPS, INTERNAL_IP, KEY},
     claims::Claims,
@@ -50,6 +50,8 @@ pub enum TopologyError {
 pub struct Member {
     /// The node.
     pub name: NodeName,
+    /// Where it is.
+    pub location: Location,
     /// The port that its WireGuard listens at: that of its endpoint.
     pub listen_port: u16,
     /// Its pod CIDRs.
@@ -255,6 +257,7 @@ fn segment(name: SegmentName, entries: &[&Entry<'_>]) -> Segment {
     let leader = elect(entries);
     let members = entries.iter().map(|entry| Member {
         name: entry.node.name.clone(),
+        location: entry.node.location.clone(),
         listen_port: entry.endpoint.port(),
         pod_cidrs: entry.pod_cidrs.clone(),
         internal_ips: entry.internal_ips.clone(),

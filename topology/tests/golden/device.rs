@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use topology::{PublicKey, Seconds};
+use topology::{Granularity, PublicKey, Seconds};
 
 use crate::{
     assert_lines,
@@ -74,6 +74,18 @@ fn endpoints_of_who_is_behind_nat_are_discovered_the_own_view_first() {
     cluster.nodes[2].discovered_endpoints.extend(seen(9, "198.51.100.3:4444"));
     assert_eq!(endpoint(&cluster, &none, 9).unwrap(), "198.51.100.2:2222");
     assert_eq!(endpoint(&cluster, &seen(9, "198.51.100.1:1111"), 9).unwrap(), "198.51.100.1:1111");
+}
+
+#[test]
+fn a_neighbour_behind_the_same_nat_is_not_looked_for_on_its_other_side() {
+    let mut cluster = nat();
+    cluster.granularity = Granularity::Full;
+    cluster.nodes[1].location = cluster.nodes[0].location.clone();
+    cluster.nodes[2].discovered_endpoints = seen(2, "198.51.100.3:3333");
+    assert_eq!(endpoint(&cluster, &BTreeMap::new(), 2).unwrap(), "203.0.113.2:51820");
+    assert_eq!(endpoint(&cluster, &seen(2, "10.1.0.2:51820"), 2).unwrap(), "10.1.0.2:51820");
+    cluster.nodes[1].internal_ips.clear();
+    assert_eq!(endpoint(&cluster, &BTreeMap::new(), 2).unwrap(), "198.51.100.3:3333", "no private way to it");
 }
 
 #[test]
