@@ -1,6 +1,7 @@
 //! Packets on their way through the userspace engine: cutting what TUN hands over, and joining what arrived.
 //!
-//! The engine keeps these modules to itself, so they are compiled in here by path.
+//! What is checked is that joining loses nothing, for which one has to see the packets that come out; the engine
+//! keeps these modules to itself, so they are compiled in here by path.
 #![no_main]
 #![allow(dead_code, reason = "the engine's modules have more than is fuzzed")]
 
