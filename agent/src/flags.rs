@@ -15,6 +15,9 @@ use crate::{duration, logging::LogLevel};
 /// Nodes that did not check in for this many of our periods are left out of the mesh.
 const SILENT_PERIODS: u32 = 2;
 
+/// The longest period: beyond a day nothing is repaired in time, and times must not overflow.
+const LONGEST_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The longest interface name (`IFNAMSIZ` without the final NUL, linux/if.h).
 const LONGEST_INTERFACE_NAME: usize = 15;
 
@@ -155,6 +158,8 @@ pub struct Args {
 /// Subcommands of `kg`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Print the version and exit
+    Version,
     /// Admission webhook for Peer objects; not available yet
     Webhook {
         /// Its flags, taken whole so that the refusal is about the command and not about them
@@ -257,12 +262,12 @@ impl Args {
         {
             return usage("--interface", format!("{:?} cannot be the name of an interface", self.interface));
         }
-        if self.resync_period.is_zero() {
-            return usage("--resync-period", "must be longer than 0s");
+        if self.resync_period.is_zero() || self.resync_period > LONGEST_PERIOD {
+            return usage("--resync-period", "must be longer than 0s and at most 24h");
         }
-        if self.check_in_period < Duration::from_secs(1) {
-            // The time of a check-in is written in whole seconds: more often would show no change.
-            return usage("--check-in-period", "must be at least 1s");
+        // The time of a check-in is written in whole seconds: more often would show no change.
+        if !(Duration::from_secs(1)..=LONGEST_PERIOD).contains(&self.check_in_period) {
+            return usage("--check-in-period", "must be from 1s to 24h");
         }
         if self.topology_label.is_empty() {
             return usage("--topology-label", "must not be empty");

@@ -17,7 +17,10 @@ use tokio::{
 };
 use topology::Topology;
 
-use crate::metrics::{self, Metrics};
+use crate::{
+    health::Pulse,
+    metrics::{self, Metrics},
+};
 
 /// How long Graphviz may draw; some layouts of some graphs take forever.
 const DRAWING_LIMIT: Duration = Duration::from_secs(20);
@@ -29,6 +32,7 @@ pub type LatestTopology = watch::Receiver<Option<Arc<Topology>>>;
 #[derive(Clone)]
 pub struct Shared {
     metrics: Arc<Metrics>,
+    pulse: Pulse,
     topology: LatestTopology,
     /// One drawing at a time: whoever can reach the port must not be able to fill the machine.
     drawing: Arc<Semaphore>,
@@ -37,9 +41,9 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Shows `metrics` and `topology`.
-    pub fn new(metrics: Arc<Metrics>, topology: LatestTopology) -> Self {
-        Self { metrics, topology, drawing: Arc::new(Semaphore::new(1)), dot: "dot" }
+    /// Shows `metrics`, `pulse` and `topology`.
+    pub fn new(metrics: Arc<Metrics>, pulse: Pulse, topology: LatestTopology) -> Self {
+        Self { metrics, pulse, topology, drawing: Arc::new(Semaphore::new(1)), dot: "dot" }
     }
 }
 
@@ -57,11 +61,21 @@ pub async fn listen(address: &str) -> std::io::Result<TcpListener> {
 /// Serves until the listener fails for good.
 pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()> {
     let app = Router::new()
-        .route("/health", get(|| async { StatusCode::OK }))
+        .route("/health", get(show_health))
         .route("/metrics", get(show_metrics))
         .route("/graph", get(show_graph))
         .with_state(shared);
     axum::serve(listener, app).await
+}
+
+async fn show_health(State(shared): State<Shared>) -> Result<StatusCode, Refusal> {
+    match shared.pulse.stopped_for() {
+        None => Ok(StatusCode::OK),
+        Some(age) => {
+            let message = format!("the event loop has not turned for {} s\n", age.as_secs());
+            Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, message))
+        }
+    }
 }
 
 async fn show_metrics(State(shared): State<Shared>) -> Response {
@@ -71,7 +85,7 @@ async fn show_metrics(State(shared): State<Shared>) -> Response {
     }
 }
 
-/// Why there is no picture.
+/// An answer that is not what was asked for, and why.
 #[derive(Debug, PartialEq, Eq)]
 struct Refusal(StatusCode, String);
 
@@ -212,7 +226,7 @@ mod tests {
         let listener = listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_sender, receiver) = watch::channel(topology);
-        let shared = Shared { dot, ..Shared::new(Arc::new(Metrics::default()), receiver) };
+        let shared = Shared { dot, ..Shared::new(Arc::default(), Pulse::new(Duration::from_secs(30)), receiver) };
         let server = tokio::spawn(serve(listener, shared));
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: kg\r\nConnection: close\r\n\r\n");
@@ -249,6 +263,19 @@ mod tests {
             assert!(head.contains(status) && found.contains(body), "{path}: {head}: {found}");
         }
         assert!(ask("/graph?format=dot", None, "dot").await.0.contains("503"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn health_is_that_of_the_loop() {
+        let pulse = Pulse::new(Duration::ZERO);
+        let (_sender, receiver) = watch::channel(None);
+        let shared = Shared::new(Arc::default(), pulse.clone(), receiver);
+        let ask = || show_health(State(shared.clone()));
+        assert_eq!(ask().await, Ok(StatusCode::OK));
+        tokio::time::advance(Duration::from_secs(200)).await;
+        assert_eq!(ask().await.unwrap_err().0, StatusCode::SERVICE_UNAVAILABLE);
+        pulse.beat();
+        assert_eq!(ask().await, Ok(StatusCode::OK));
     }
 
     #[tokio::test]

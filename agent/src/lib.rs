@@ -11,6 +11,7 @@ pub mod debounce;
 pub mod device;
 pub mod duration;
 pub mod flags;
+pub mod health;
 pub mod host;
 pub mod http;
 pub mod logging;

@@ -3,14 +3,23 @@
 
 use std::process::ExitCode;
 
-use agent::{causes, flags::Args, logging, run};
+use agent::{
+    causes,
+    flags::{Args, Command},
+    logging, run,
+};
 use clap::Parser;
 
 /// Wrong flags, as clap's own exit code for them.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let options = match Args::parse().validate() {
+    let args = Args::parse();
+    if let Some(Command::Version) = args.command {
+        println!("{}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let options = match args.validate() {
         Ok(options) => options,
         Err(error) => {
             eprintln!("error: {error}\n\nFor more information, try 'kg --help'.");

@@ -29,6 +29,7 @@ use crate::{
     cluster::Event,
     debounce::Debounce,
     flags::Options,
+    health::Pulse,
     host::{Facts, Failure, Host},
     metrics::Metrics,
     mtu, nat,
@@ -53,6 +54,8 @@ pub struct Channels {
     pub host_changes: mpsc::Receiver<Change>,
     /// Where the watches are told to begin anew.
     pub renewal: watch::Sender<()>,
+    /// Where the loop shows that it turns.
+    pub pulse: Pulse,
     /// Where others read the newest topology.
     pub topology: watch::Sender<Option<Arc<Topology>>>,
 }
@@ -125,6 +128,7 @@ impl<H: Host> Mesh<H> {
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         check_in.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            channels.pulse.beat();
             tokio::select! {
                 () = stop.cancelled() => break,
                 event = channels.events.recv() => {

@@ -22,6 +22,7 @@ use crate::{
     cluster::{self, Client},
     device::Userspace,
     flags::Options,
+    health::Pulse,
     http,
     mesh::{Channels, Mesh},
     metrics::Metrics,
@@ -64,6 +65,8 @@ async fn run(options: Options) -> Result<()> {
 
     let stop = CancellationToken::new();
     let metrics = Arc::new(Metrics::default());
+    // Whichever of its clocks is faster, the loop turns at least once a check-in.
+    let pulse = Pulse::new(options.check_in_period);
     let (topology, latest) = watch::channel(None);
     let (sender, events) = mpsc::channel(QUEUE);
     let (renewal, renewed) = watch::channel(());
@@ -72,7 +75,7 @@ async fn run(options: Options) -> Result<()> {
     let nodes = cluster::watch_nodes(client.clone(), sender.clone(), renewed.clone());
     tasks.spawn(watched("the watch of nodes", nodes));
     tasks.spawn(watched("the watch of peers", cluster::watch_peers(client.clone(), sender, renewed)));
-    tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), latest)));
+    tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest)));
 
     let identity = Identity {
         key: key.public,
@@ -86,7 +89,7 @@ async fn run(options: Options) -> Result<()> {
     let writer = Writer::new(client, name.to_string());
     let mesh = Mesh::new(options, name, identity, applier, resolver, writer, metrics);
     tokio::select! {
-        result = mesh.run(Channels { events, host_changes, renewal, topology }, stop) => Ok(result?),
+        result = mesh.run(Channels { events, host_changes, renewal, pulse, topology }, stop) => Ok(result?),
         Some(ended) = tasks.join_next() => Err(ended.unwrap_or_else(anyhow::Error::from)),
     }
 }

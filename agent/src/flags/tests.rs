@@ -108,7 +108,9 @@ fn what_cannot_be_done_is_refused_by_name() {
         (&["--interface="], "--interface"),
         (&["--resync-period=0"], "--resync-period"),
         (&["--resync-period=30"], "--resync-period"),
+        (&["--resync-period=4000000000000000h"], "--resync-period"),
         (&["--check-in-period=500ms"], "--check-in-period"),
+        (&["--check-in-period=4000000000000000h"], "--check-in-period"),
         (&["--subnet=10.4.0.0/16,10.5.0.0/16"], "--subnet"),
         (&["--subnet=x"], "--subnet"),
         (&["--service-cidr=10.0.0.1"], "--service-cidr"),
@@ -143,4 +145,10 @@ fn the_default_encapsulation_is_refused_with_advice() {
 fn the_webhook_is_refused_whatever_its_flags() {
     let args = Args::try_parse_from(["kg", "webhook", "--cert-file", "/c", "--listen=:8443"]).unwrap();
     assert!(args.validate().unwrap_err().to_string().starts_with("kg webhook: "));
+}
+
+#[test]
+fn the_version_is_a_command_too() {
+    let args = Args::try_parse_from(["kg", "version"]).unwrap();
+    assert!(matches!(args.command, Some(Command::Version)));
 }

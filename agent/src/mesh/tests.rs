@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use clap::Parser;
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
     core::GroupVersionKind,
 };
 use serde_json::json;
@@ -75,16 +75,16 @@ fn peer(name: &str, dns: &str) -> PeerRecord {
 impl Lab {
     /// The loop with an API server that is away: nothing listens at port 1.
     async fn start() -> Self {
-        Self::start_at("http://127.0.0.1:1").await
+        Self::start_at("http://127.0.0.1:1", "1h").await
     }
 
-    async fn start_at(api_server: &str) -> Self {
+    async fn start_at(api_server: &str, check_in_period: &str) -> Self {
         let fake = Fake::default();
         let eth0 =
             Interface { addresses: vec!["192.0.2.100/24".parse().unwrap(), "10.0.0.1/24".parse().unwrap()], mtu: 1500 };
         fake.world().facts.interfaces.insert("eth0".into(), eth0);
         fake.world().facts.default_interface = Some("eth0".into());
-        let flags = ["kg", "--encapsulate=never", "--resync-period=1h", "--check-in-period=1h"];
+        let flags = ["kg", "--encapsulate=never", "--resync-period=1h", "--check-in-period", check_in_period];
         let options = Args::try_parse_from(flags).unwrap().validate().unwrap();
         let identity = Identity {
             key: KEYS[0].parse().unwrap(),
@@ -116,9 +116,24 @@ impl Lab {
         let (topology_out, topology) = watch::channel(None);
         let stop = CancellationToken::new();
         let (renewal, _) = watch::channel(());
-        let channels = Channels { events: events_in, host_changes: host_changes_in, renewal, topology: topology_out };
+        let channels = Channels {
+            events: events_in,
+            host_changes: host_changes_in,
+            renewal,
+            pulse: Pulse::new(Duration::from_secs(3600)),
+            topology: topology_out,
+        };
         let task = tokio::spawn(mesh.run(channels, stop.clone()));
         Self { fake, metrics, events, host_changes, topology, stop, task }
+    }
+
+    /// Feeds the loop from `server`, for as long as what this returns lives.
+    async fn watch(&self, server: &Server) -> watch::Sender<()> {
+        let client = Client::connect(None, Some(&server.url)).await.unwrap();
+        let (renewal, renewed) = watch::channel(());
+        tokio::spawn(watch_nodes(client, self.events.clone(), renewed));
+        self.peers(Change::Reset(vec![])).await;
+        renewal
     }
 
     async fn nodes(&self, change: Change<NodeRecord>) {
@@ -311,6 +326,7 @@ async fn a_source_of_messages_that_ends_is_an_error() {
 struct Server {
     url: String,
     nodes: Api<DynamicObject>,
+    resource: ApiResource,
 }
 
 impl Server {
@@ -321,18 +337,34 @@ impl Server {
         let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
         let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Node"), "nodes");
         let nodes: Api<DynamicObject> = Api::all_with(client, &resource);
-        let mut node = DynamicObject::new("me", &resource).data(json!({"spec": {"podCIDRs": ["10.42.0.0/24"]}}));
+        let server = Self { url, nodes, resource };
+        server.create_node().await;
+        server
+    }
+
+    async fn create_node(&self) {
+        let mut node = DynamicObject::new("me", &self.resource).data(json!({"spec": {"podCIDRs": ["10.42.0.0/24"]}}));
         node.metadata.annotations = Some(me().annotations);
-        nodes.create(&PostParams::default(), &node).await.unwrap();
-        Self { url, nodes }
+        self.nodes.create(&PostParams::default(), &node).await.unwrap();
     }
 
     async fn annotations(&self) -> BTreeMap<String, String> {
         self.nodes.get("me").await.unwrap().metadata.annotations.unwrap_or_default()
     }
 
-    async fn version(&self) -> Option<String> {
-        self.nodes.get("me").await.unwrap().metadata.resource_version
+    async fn version(&self) -> u64 {
+        self.nodes.get("me").await.unwrap().metadata.resource_version.unwrap().parse().unwrap()
+    }
+
+    /// Waits for a check-in; returns the object's version and its other annotations then.
+    async fn next_check_in(&self) -> (u64, BTreeMap<String, String>) {
+        let last_seen = |annotations: &BTreeMap<String, String>| annotations.get(annotations::LAST_SEEN).cloned();
+        let before = last_seen(&self.annotations().await);
+        self.eventually("a check-in", |annotations| last_seen(annotations) != before).await;
+        let node = self.nodes.get("me").await.unwrap();
+        let mut annotations = node.metadata.annotations.unwrap();
+        annotations.remove(annotations::LAST_SEEN);
+        (node.metadata.resource_version.unwrap().parse().unwrap(), annotations)
     }
 
     async fn eventually(&self, what: &str, condition: impl Fn(&BTreeMap<String, String>) -> bool) {
@@ -350,11 +382,8 @@ impl Server {
 #[tokio::test]
 async fn own_annotations_are_written_when_they_differ_and_removed_at_the_end() {
     let server = Server::start().await;
-    let lab = Lab::start_at(&server.url).await;
-    let watched = Client::connect(None, Some(&server.url)).await.unwrap();
-    let (_renewal, renewed) = watch::channel(());
-    tokio::spawn(watch_nodes(watched, lab.events.clone(), renewed));
-    lab.peers(Change::Reset(vec![])).await;
+    let lab = Lab::start_at(&server.url, "1h").await;
+    let _renewal = lab.watch(&server).await;
     let is_announced = |annotations: &BTreeMap<String, String>| {
         annotations.get(annotations::WIREGUARD_IP).is_some_and(|ip| ip == "10.4.0.1/16")
             && annotations.get(annotations::ENDPOINT).is_some_and(|endpoint| endpoint == "192.0.2.100:51820")
@@ -377,4 +406,38 @@ async fn own_annotations_are_written_when_they_differ_and_removed_at_the_end() {
     lab.stop.cancel();
     lab.task.await.unwrap().unwrap();
     assert_eq!(server.annotations().await, me().annotations, "only what others wrote is left");
+}
+
+#[tokio::test]
+async fn in_a_steady_state_nothing_happens_but_check_ins() {
+    let server = Server::start().await;
+    let lab = Lab::start_at(&server.url, "1s").await;
+    let _renewal = lab.watch(&server).await;
+    server.eventually("the announcement", |annotations| annotations.contains_key(annotations::WIREGUARD_IP)).await;
+    // Its echo, and what that may set off, are over by the next check-in.
+    let (version, annotations) = server.next_check_in().await;
+    let reconciles = lab.reconciles();
+    lab.fake.take_calls();
+    for n in 1..=2 {
+        assert_eq!(server.next_check_in().await, (version + n, annotations.clone()), "one write a check-in");
+    }
+    assert_eq!(lab.reconciles(), reconciles);
+    assert_eq!(lab.fake.take_calls(), [] as [String; 0]);
+    assert!(!lab.metrics.encode().unwrap().contains("kilo_errors_total"));
+}
+
+#[tokio::test]
+async fn an_own_node_that_was_deleted_is_announced_again_when_it_returns() {
+    let server = Server::start().await;
+    let lab = Lab::start_at(&server.url, "1h").await;
+    let _renewal = lab.watch(&server).await;
+    let is_announced =
+        |annotations: &BTreeMap<String, String>| annotations::OWNED.iter().all(|key| annotations.contains_key(*key));
+    server.eventually("the announcement", is_announced).await;
+    lab.fake.take_calls();
+    server.nodes.delete("me", &DeleteParams::default()).await.unwrap();
+    server.create_node().await;
+    server.eventually("the announcement again", is_announced).await;
+    let touched = lab.fake.take_calls();
+    assert!(touched.iter().all(|call| call == "cni"), "the mesh goes on meanwhile: {touched:?}");
 }

@@ -125,9 +125,11 @@ mod tests {
 
     use super::*;
 
+    type Answer = Arc<Mutex<Option<io::Result<Vec<IpAddr>>>>>;
+
     /// A name server that answers when there is an answer to take, and else never.
-    fn name_server() -> (Lookup, Arc<Mutex<Option<io::Result<Vec<IpAddr>>>>>) {
-        let answer = Arc::new(Mutex::new(None));
+    fn name_server() -> (Lookup, Answer) {
+        let answer = Answer::default();
         let next = answer.clone();
         let lookup = move |_| -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
             let answer = next.lock().unwrap().take();
