@@ -1,6 +1,6 @@
 //! The Peer custom resource, `kilo.squat.ai/v1alpha1`: its wire form and what makes it valid.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,8 @@ pub const KIND: &str = "Peer";
 /// Plural name of the custom resource.
 pub const PLURAL: &str = "peers";
 
-/// `spec` of a Peer object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// `spec` of a Peer object. Its preshared key is a secret and cannot be formatted.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerSpec {
     /// CIDRs that are reached through the peer.
@@ -35,6 +35,18 @@ pub struct PeerSpec {
     /// Base64 of 32 bytes.
     #[serde(default, deserialize_with = "null_as_default")]
     pub public_key: String,
+}
+
+impl fmt::Debug for PeerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { allowed_ips, endpoint, persistent_keepalive, preshared_key: _, public_key } = self;
+        f.debug_struct("PeerSpec")
+            .field("allowed_ips", allowed_ips)
+            .field("endpoint", endpoint)
+            .field("persistent_keepalive", persistent_keepalive)
+            .field("public_key", public_key)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `spec.endpoint` of a Peer object.
@@ -191,6 +203,15 @@ mod tests {
             let error = decode("p", &spec).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{spec}: {error}");
         }
+    }
+
+    #[test]
+    fn a_preshared_key_does_not_show_in_debug_output_nor_in_errors() {
+        let secret = "not-quite-a-key";
+        let spec = PeerSpec { preshared_key: secret.to_owned(), ..PeerSpec::default() };
+        assert!(!format!("{spec:?}").contains(secret));
+        let error = decode("p", &json!({"allowedIPs": ["10.5.0.1/32"], "publicKey": KEY, "presharedKey": secret}));
+        assert!(!format!("{error:?}").contains(secret));
     }
 
     #[test]

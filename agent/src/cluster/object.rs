@@ -1,7 +1,7 @@
 //! Nodes and Peers as they come from the API: typed where the API server guarantees the type, plain
 //! JSON elsewhere, so that one strange object cannot make the whole list unreadable.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use k8s_openapi::{ClusterResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
@@ -110,13 +110,19 @@ impl NodeRecord {
     }
 }
 
-/// A Peer object, not judged yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A Peer object, not judged yet. It may hold a preshared key, so that only its name can be formatted.
+#[derive(Clone, PartialEq, Eq)]
 pub struct PeerRecord {
     /// `metadata.name`.
     pub name: String,
     /// `spec`, of whatever type; null where there is none.
     pub spec: Value,
+}
+
+impl fmt::Debug for PeerRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerRecord").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl From<DynamicObject> for PeerRecord {
@@ -173,5 +179,11 @@ mod tests {
             let object: DynamicObject = serde_json::from_value(object).unwrap();
             assert_eq!(PeerRecord::from(object), PeerRecord { name: "p".to_owned(), spec });
         }
+    }
+
+    #[test]
+    fn a_preshared_key_does_not_show_in_debug_output() {
+        let record = PeerRecord { name: "p".to_owned(), spec: json!({"presharedKey": "secret"}) };
+        assert_eq!(format!("{record:?}"), "PeerRecord { name: \"p\", .. }");
     }
 }
