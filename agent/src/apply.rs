@@ -8,11 +8,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
-use topology::{DeviceDiff, DevicePlan, InterfaceName, Plan, Route};
+use topology::{DeviceDiff, DevicePlan, InterfaceName, PeerStatistics, Plan, Route};
 
 use crate::{
     backoff::Backoff,
-    device::{Device, DeviceError, DeviceFactory, PeerStatistics},
+    device::{Device, DeviceError, DeviceFactory},
     host::{Facts, Failure, Host},
 };
 

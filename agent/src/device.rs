@@ -3,20 +3,9 @@
 //! The agent tells differences between plans and never reads back what it told; it reads only what
 //! the device alone can know, which is where peers are seen.
 
-use std::{net::SocketAddr, time::SystemTime};
+use std::net::SocketAddr;
 
-use topology::{DeviceDiff, DevicePeer, InterfaceName, PublicKey, SecretKey};
-
-/// What the device knows of a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerStatistics {
-    /// The peer.
-    pub key: PublicKey,
-    /// Where it was last heard from, or was said to be.
-    pub endpoint: Option<SocketAddr>,
-    /// When the last handshake was completed; `None` means never.
-    pub last_handshake: Option<SystemTime>,
-}
+use topology::{DeviceDiff, DevicePeer, InterfaceName, PeerStatistics, PublicKey, SecretKey};
 
 /// One part of a change that failed; the other parts were made.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,6 @@
 //! this host what differs.
 #![deny(unsafe_code)]
 
-pub mod announce;
 pub mod apply;
 pub mod backoff;
 pub mod causes;
@@ -18,7 +17,6 @@ pub mod logging;
 pub mod mesh;
 pub mod metrics;
 pub mod mtu;
-pub mod nat;
 pub mod os;
 pub mod resolver;
 pub mod run;

@@ -19,12 +19,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use topology::{
     Endpoint, Input, Local, Node, NodeName, Plan, PublicKey, Topology, Warning, annotations,
+    announce::{self, Findings, Identity},
     discovery::{Addresses, Candidates, choose},
+    nat,
 };
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    announce::{self, Findings, Identity},
     apply::Applier,
     cluster::Event,
     debounce::Debounce,
@@ -32,7 +33,7 @@ use crate::{
     health::Pulse,
     host::{Facts, Failure, Host},
     metrics::Metrics,
-    mtu, nat,
+    mtu,
     os::watch::Change,
     resolver::Resolver,
     state::{Notice, State, Time},

@@ -13,11 +13,10 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use topology::NodeName;
+use topology::{NodeName, announce::Identity};
 use tracing::{info, warn};
 
 use crate::{
-    announce::Identity,
     apply::Applier,
     cluster::{self, Client},
     device::Userspace,

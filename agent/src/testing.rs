@@ -6,10 +6,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use topology::{DeviceDiff, DevicePlan, Firewall, PublicKey, Route, Rule};
+use topology::{DeviceDiff, DevicePlan, Firewall, PeerStatistics, PublicKey, Route, Rule};
 
 use crate::{
-    device::{Device, DeviceError, DeviceFactory, PeerStatistics},
+    device::{Device, DeviceError, DeviceFactory},
     host::{Facts, Failure, Host},
 };
 
@@ -33,6 +33,8 @@ pub struct World {
     pub refused: BTreeSet<PublicKey>,
     /// Whether the device cannot be made.
     pub no_device: bool,
+    /// Whether another process has the port.
+    pub port_taken: bool,
     /// Whether reading facts never ends.
     pub facts_hang: bool,
     /// Whether setting routes fails.
@@ -129,12 +131,16 @@ impl DeviceFactory for Fake {
 
 impl Device for Fake {
     fn apply(&mut self, diff: &DeviceDiff) -> Vec<DeviceError> {
-        let World { calls, device, refused, .. } = &mut *self.world();
+        let World { calls, device, refused, port_taken, .. } = &mut *self.world();
         let device = device.as_mut().expect("the agent tells only a device that it made");
-        device.listen_port = diff.listen_port.unwrap_or(device.listen_port);
         diff.remove.iter().for_each(|key| _ = device.peers.remove(key));
         let mut names = BTreeMap::new();
         let mut errors = Vec::new();
+        match diff.listen_port {
+            Some(port) if *port_taken => errors.push(DeviceError::ListenPort { port, source: engine::Error::Closed }),
+            Some(port) => device.listen_port = port,
+            None => {}
+        }
         for (key, peer) in &diff.set {
             if refused.contains(key) {
                 errors.push(DeviceError::Peer { key: *key, label: peer.label.clone(), source: engine::Error::OwnKey });

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::SystemTime,
 };
 
 use ipnet::IpNet;
@@ -27,6 +28,17 @@ pub struct DevicePeer {
     pub persistent_keepalive: Seconds,
     /// Source addresses accepted from it and destinations sent to it.
     pub allowed_ips: BTreeSet<IpNet>,
+}
+
+/// What the device knows of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatistics {
+    /// The peer.
+    pub key: PublicKey,
+    /// Where it was last heard from, or was said to be.
+    pub endpoint: Option<SocketAddr>,
+    /// When the last handshake was completed; `None` means never.
+    pub last_handshake: Option<SystemTime>,
 }
 
 /// The whole device. Name, MTU and private key are the agent's and not part of the mesh's logic.

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod annotations;
+pub mod announce;
 mod claims;
 pub mod cni;
 pub mod conf;
@@ -20,13 +21,14 @@ pub mod key;
 pub mod membership;
 pub mod model;
 pub mod name;
+pub mod nat;
 pub mod network;
 pub mod peer;
 pub mod plan;
 pub mod topology;
 pub mod warning;
 
-pub use device::{DeviceDiff, DevicePeer, DevicePlan};
+pub use device::{DeviceDiff, DevicePeer, DevicePlan, PeerStatistics};
 pub use endpoint::{Endpoint, EndpointError};
 pub use firewall::Firewall;
 pub use key::{KeyError, PublicKey, SecretKey};

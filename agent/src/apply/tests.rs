@@ -84,6 +84,19 @@ async fn what_failed_is_tried_again_and_stops_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_port_that_is_taken_is_named_and_tried_again_and_the_peers_are_set_meanwhile() {
+    let mut lab = Lab::new();
+    lab.fake.world().port_taken = true;
+    let (failures, calls) = lab.apply(&leader()).await;
+    assert!(matches!(&failures[..], [Failure { doing: "device", error }] if error.contains("51820")), "{failures:?}");
+    assert!(calls.contains(&"device -0 +a +b".to_owned()), "{calls:?}");
+    assert_eq!(lab.apply(&leader()).await.0, failures);
+    lab.fake.world().port_taken = false;
+    assert_eq!(lab.apply(&leader()).await, (vec![], vec!["device -0 +".to_owned()]));
+    assert_eq!(lab.fake.world().device.as_ref().unwrap().listen_port, 51820);
+}
+
+#[tokio::test]
 async fn a_peer_that_could_not_be_set_is_still_removed_later() {
     let mut lab = Lab::new();
     lab.apply(&leader()).await;

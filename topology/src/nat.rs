@@ -7,9 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use topology::{PublicKey, Topology};
-
-use crate::device::PeerStatistics;
+use crate::{PeerStatistics, PublicKey, Topology};
 
 /// How long after its last handshake a session counts: WireGuard gives up a session after 180 s
 /// (`REJECT_AFTER_TIME`, WireGuard paper, section 6.1), and the router's mapping soon after.

@@ -8,13 +8,13 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use ipnet::IpNet;
-use topology::{
+use crate::{
     Endpoint, Granularity, Node, PublicKey,
     address::{of_family, same_family},
     annotations::Announcement,
     discovery::Addresses,
 };
+use ipnet::IpNet;
 
 /// What of the announcement follows from flags and the key file.
 #[derive(Clone, Debug, PartialEq, Eq)]
