@@ -1,6 +1,7 @@
 //! A machine outside the cluster that takes part as a Peer, with a WireGuard that is not ours:
 //! `wireguard-go` and `wg`, as a person would set up a laptop.
 
+use std::fs::{self, File};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result};
@@ -31,10 +32,17 @@ impl<'a> External<'a> {
         let space = lab.space(host)?;
         let key = space.exec_with_input(["wg", "pubkey"], &private_key)?.trim().to_owned();
         let mut command = space.command(["wireguard-go", "--foreground", INTERFACE]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = lab.directory().join("hosts").join(host).join("wireguard-go.log");
+        let file = File::create(&log)?;
+        command.env("LOG_LEVEL", "verbose").stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let process = command.spawn().context("start wireguard-go (scripts/setup test installs it)")?;
-        let external = External { lab, host, address, private_key, key, process };
-        wait(lab, "wireguard-go answers", || Ok(lab.exec(host, &["wg", "show", INTERFACE]).is_ok()))?;
+        let mut external = External { lab, host, address, private_key, key, process };
+        wait(lab, "wireguard-go answers", || {
+            let ended = external.process.try_wait()?;
+            lab.exec(host, &["wg", "show", INTERFACE])
+                .map(|_| true)
+                .with_context(|| format!("wireguard-go, {ended:?}: {}", fs::read_to_string(&log).unwrap_or_default()))
+        })?;
         space.ip(&format!("addr add {address} dev {INTERFACE}\nlink set {INTERFACE} mtu 1420 up\n"))?;
         Ok(external)
     }

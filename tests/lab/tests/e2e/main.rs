@@ -12,6 +12,7 @@ mod flags;
 mod forced;
 mod hostile;
 mod http;
+mod kgctl;
 mod lifecycle;
 mod membership;
 mod mesh;

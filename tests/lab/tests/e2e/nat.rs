@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use lab::{Access, Lab, Spec};
 
-use crate::support::{annotation, bring_up, in_lab, wait, wg_peer};
+use crate::support::{DEADLINE, PACE, annotation, bring_up, in_lab, wait, wg_peer};
 
 fn two_behind_nat(spec: Spec) -> Spec {
     spec.location("paris", Access::Public)
@@ -36,6 +36,35 @@ fn two_locations_behind_nat_reach_each_other() -> Result<()> {
         let key = annotation(lab, "cafe-1", "key")?;
         let endpoint = wg_peer(lab, "home-1", "endpoints", &key)?;
         ensure!(endpoint.starts_with("203.0.113."), "{endpoint}");
+        Ok(())
+    })
+}
+
+#[test]
+fn nodes_behind_one_router_reach_each_other_at_full_granularity() -> Result<()> {
+    let one_router = |spec: Spec| {
+        spec.location("paris", Access::Public).location("home", Access::Masquerade).nodes("paris", 1).nodes("home", 2)
+    };
+    in_lab("one-router", one_router, |lab| {
+        let flags = ["--mesh-granularity=full"];
+        bring_up(lab, &flags)?;
+        // Others see both nodes of home at the router's address, where they do not find each other. After
+        // a power cut they learn that before they have spoken.
+        for node in ["home-1", "home-2"] {
+            wait(lab, "paris-1 tells where it sees them", || {
+                Ok(annotation(lab, "paris-1", "discovered-endpoints")?.contains(&annotation(lab, node, "key")?))
+            })?;
+        }
+        for node in ["home-1", "home-2"] {
+            lab.kill_agent(node)?;
+        }
+        for node in ["home-1", "home-2"] {
+            lab.start_agent(node, &[&PACE[..], &flags].concat())?;
+        }
+        lab.wait_mesh(DEADLINE)?;
+        let key = annotation(lab, "home-2", "key")?;
+        let endpoint = wg_peer(lab, "home-1", "endpoints", &key)?;
+        ensure!(endpoint.starts_with(&lab.addresses("home-2")?.private.to_string()), "{endpoint}");
         Ok(())
     })
 }

@@ -1,0 +1,70 @@
+//! What `kgctl` shows of a mesh is what the agents run.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use lab::{Access, Spec};
+use serde_json::json;
+
+use crate::support::{annotation, bring_up, in_lab, wait, wg};
+
+/// What of a WireGuard configuration matters: the peers, each with all of its lines in any order. A
+/// keepalive of 0 is none; Kilo writes it and wg does not.
+fn sections(text: &str) -> BTreeSet<BTreeSet<String>> {
+    let normal = |line: &str| {
+        let (key, value) = line.split_once('=').unwrap_or((line, ""));
+        let mut values: Vec<_> = value.split(',').map(str::trim).collect();
+        values.sort_unstable();
+        format!("{}={}", key.trim(), values.join(","))
+    };
+    let peers = text.split("[Peer]").skip(1);
+    let lines = |peer: &str| -> BTreeSet<_> {
+        let lines = peer.lines().filter(|line| line.contains('=')).map(normal);
+        lines.filter(|line| line != "PersistentKeepalive=0").collect()
+    };
+    peers.map(lines).collect()
+}
+
+#[test]
+fn the_mesh_is_shown_as_it_is() -> Result<()> {
+    let spec = |spec: Spec| {
+        spec.location("paris", Access::Public)
+            .location("oslo", Access::Elastic)
+            .location("home", Access::Masquerade)
+            .nodes("paris", 2)
+            .nodes("oslo", 1)
+            .nodes("home", 1)
+    };
+    in_lab("kgctl", spec, |lab| {
+        bring_up(lab, &[])?;
+        lab.apply_peer(
+            "laptop",
+            &json!({
+                "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+                "presharedKey": "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+                "allowedIPs": ["10.5.0.1/32", "10.5.1.0/24"],
+                "endpoint": { "dnsOrIP": { "ip": "198.51.100.250" }, "port": 4500 },
+            }),
+        )?;
+        for leader in ["paris-1", "oslo-1", "home-1"] {
+            wait(lab, &format!("kgctl shows what {leader} runs"), || {
+                let runs = lab.exec(leader, &["wg", "showconf", "kilo0"])?;
+                let shown = lab.kgctl(&["showconf", "node", leader])?;
+                ensure!(sections(&runs).len() == 3, "two locations and the laptop: {runs}");
+                let (runs, shown) = (sections(&runs), sections(&shown));
+                ensure!(runs == shown, "runs {runs:#?}\nshown {shown:#?}");
+                Ok(true)
+            })?;
+        }
+        ensure!(lab.kgctl(&["showconf", "node", "paris-2"])?.is_empty(), "a node that does not lead runs nothing");
+        ensure!(lab.kgctl(&["showconf", "node", "nobody"]).is_err());
+        ensure!(wg(lab, "paris-1", "kilo0", "endpoints")?.len() == 3);
+
+        let dot = lab.kgctl(&["graph"])?;
+        for word in ["paris-1", "paris-2", "oslo-1", "home-1", "laptop", &annotation(lab, "home-1", "wireguard-ip")?] {
+            let word = word.split('/').next().unwrap_or_default();
+            ensure!(dot.contains(word), "{word} is missing in:\n{dot}");
+        }
+        Ok(())
+    })
+}
