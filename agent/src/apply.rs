@@ -108,28 +108,30 @@ impl<H: Host> Applier<H> {
             return Some(missing.failure.clone());
         }
         self.told = DevicePlan::default();
-        match self.factory.create(mtu) {
+        match self.make_device(mtu, facts) {
             Ok(device) => {
                 self.device = Some(device);
                 self.missing = None;
                 self.backoff.succeeded();
                 None
             }
-            Err(error) => {
-                let failure = self.why_there_is_no_device(&error, facts);
-                self.missing =
-                    Some(Missing { failure: failure.clone(), retry_at: Instant::now() + self.backoff.delay() });
+            Err(failure) => {
+                let retry_at = Instant::now() + self.backoff.delay();
+                self.missing = Some(Missing { failure: failure.clone(), retry_at });
                 Some(failure)
             }
         }
     }
 
-    fn why_there_is_no_device(&self, error: &DeviceError, facts: &Facts) -> Failure {
-        if !facts.interfaces.contains_key(&self.interface) {
-            return Failure::new("device", error);
+    fn make_device(&self, mtu: u16, facts: &Facts) -> Result<Box<dyn Device>, Failure> {
+        if facts.interfaces.contains_key(&self.interface) {
+            let error = format!(
+                "interface {}: exists and was not made by this process; delete it, or pass another --interface",
+                self.interface
+            );
+            return Err(Failure::new("device", error));
         }
-        let advice = "an interface of this name exists that is not of this process; delete it, or pass --interface";
-        Failure::new("device", format!("{error}: {advice}"))
+        self.factory.create(mtu).map_err(|error| Failure::new("device", error))
     }
 
     fn tell_device(&mut self, plan: &DevicePlan) -> Vec<Failure> {

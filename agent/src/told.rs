@@ -47,8 +47,10 @@ impl Told {
         for Failure { doing, error } in failures.difference(&self.failures) {
             error!(doing, error, "the host is not as it should be");
         }
-        if failures.is_empty() && !self.failures.is_empty() {
-            info!("the host is as it should be again");
+        let doing =
+            |failures: &BTreeSet<Failure>| failures.iter().map(|failure| failure.doing).collect::<BTreeSet<_>>();
+        for doing in doing(&self.failures).difference(&doing(&failures)) {
+            info!(doing, "the host is as it should be again");
         }
         self.failures = failures;
     }

@@ -143,29 +143,36 @@ async fn an_interface_that_someone_removed_is_made_again_with_everything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_device_a_strangers_interface_is_left_alone_and_the_rest_is_done() {
+async fn a_strangers_interface_is_left_alone_and_the_rest_is_done() {
     let mut lab = Lab::new();
-    lab.fake.world().no_device = true;
     lab.fake.world().facts.interfaces.insert("kilo0".into(), crate::host::Interface::default());
     let mut plan = leader();
     let local =
         Route { dev: "eth0".into(), dst: "10.42.3.0/24".parse().unwrap(), ..plan.routes.first().unwrap().clone() };
     plan.routes.insert(local.clone());
     let (failures, calls) = lab.apply(&plan).await;
-    assert_eq!(calls, ["firewall", "create fails", "routes"]);
+    assert_eq!(calls, ["firewall", "routes"]);
     assert_eq!(lab.fake.world().routes, [local].into());
     assert!(
         matches!(&failures[..], [Failure { doing: "device", error }] if error.contains("--interface")),
         "{failures:?}"
     );
-
-    // Before its time it is not tried again, but is still a failure.
-    assert_eq!(lab.apply(&plan).await, (failures, vec![]));
-    lab.fake.world().no_device = false;
+    lab.fake.world().facts.interfaces.clear();
     tokio::time::sleep_until(lab.applier.retry_at().unwrap()).await;
     let (failures, calls) = lab.apply(&plan).await;
     assert_eq!((failures, lab.applier.retry_at()), (vec![], None));
     assert_eq!(calls, ["create", "device -0 +a +b", "addresses", "link up", "routes"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_cannot_be_made_is_a_failure_also_before_it_is_tried_again() {
+    let mut lab = Lab::new();
+    lab.fake.world().no_device = true;
+    let (failures, calls) = lab.apply(&leader()).await;
+    assert_eq!((failures.len(), calls), (1, vec!["firewall".to_owned(), "create fails".to_owned()]));
+    assert_eq!(lab.apply(&leader()).await, (failures, vec![]));
+    tokio::time::sleep_until(lab.applier.retry_at().unwrap()).await;
+    assert_eq!(lab.apply(&leader()).await.1, ["create fails"]);
 }
 
 #[tokio::test]

@@ -18,8 +18,9 @@ use crate::{
     resolver::Lookup,
 };
 
-/// How long the first answer about the host's own name is waited for.
-pub const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
+/// How long the first answer about the host's own name is waited for: a DNS server that is there answers in
+/// less, and one that is not, perhaps because it is behind the mesh, must not hold up the mesh.
+pub const LOOKUP_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long an answer is good.
 pub const LOOKUP_PERIOD: Duration = Duration::from_secs(30);
