@@ -22,6 +22,12 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
+/// The longest that a watch is kept open, in seconds.
+const LONGEST_WATCH: u32 = 240;
+
+/// How long a connection may be silent: longer than the longest watch, so that only a dead one is.
+const READ_LIMIT: Duration = Duration::from_secs(LONGEST_WATCH as u64 + 15);
+
 /// Why there is no client; the API server itself need not be reachable for making one.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -82,11 +88,12 @@ impl Client {
         if let Some(url) = master {
             config.cluster_url = parse_url(url)?;
         }
-        config.connect_timeout = Some(CONNECT_LIMIT);
         Self::with(config)
     }
 
-    pub(super) fn with(config: Config) -> Result<Self, ConnectError> {
+    pub(super) fn with(mut config: Config) -> Result<Self, ConnectError> {
+        config.connect_timeout = Some(CONNECT_LIMIT);
+        config.read_timeout = Some(READ_LIMIT);
         Ok(Self { kube: kube::Client::try_from(config)?, period: CHECK_IN_PERIOD })
     }
 
@@ -104,7 +111,7 @@ impl Client {
     /// For how many seconds the server should keep a watch open. It bounds how long a connection that
     /// died without a word, as it does when the host gets another address, goes unnoticed.
     pub(super) fn watch_seconds(&self) -> u32 {
-        u32::try_from(self.period.as_secs()).unwrap_or(u32::MAX).saturating_mul(4).clamp(10, 240)
+        u32::try_from(self.period.as_secs()).unwrap_or(u32::MAX).saturating_mul(4).clamp(10, LONGEST_WATCH)
     }
 
     /// Applies the JSON merge patch `patch` to the Node called `name` and returns the annotations

@@ -18,6 +18,9 @@ use crate::backoff::Backoff;
 /// The first and the longest pause before the API server is asked again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
+/// How long the API server may be silent while it is asked for a list. A watch may be silent for long.
+const LIST_LIMIT: Duration = Duration::from_secs(30);
+
 /// Tells the watches to begin anew: see [`State::is_deaf`](crate::state::State::is_deaf).
 pub type Renewal = watch::Receiver<()>;
 
@@ -78,13 +81,15 @@ async fn watch<K, R>(
         let backoff = Backoff::new(RETRY.0, client.longest_pause(RETRY.1));
         let stream = watcher::watcher(api.clone(), config).backoff(backoff);
         tokio::select! {
-            () = forward(resource, stream, event, &events) => return,
+            () = forward(resource, stream, event, &events) => if events.is_closed() { return },
             // The sender lives as long as the loop that receives the events.
             renewed = renewal.changed() => if renewed.is_err() { return },
         }
     }
 }
 
+/// Sends what `stream` says until the receiver is gone or the stream is stuck, so that another one is
+/// needed.
 async fn forward<K, R>(
     resource: &'static str,
     stream: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
@@ -96,14 +101,23 @@ async fn forward<K, R>(
 {
     let mut stream = std::pin::pin!(stream);
     let mut collector = Collector::default();
-    while let Some(item) = stream.next().await {
-        let message = match item {
-            Ok(item) => collector.take(item).map(event),
-            Err(error) => Some(Event::Unreadable { resource, error: explain(resource, &error) }),
+    loop {
+        let patience = if collector.is_listing { LIST_LIMIT } else { Duration::MAX };
+        let (message, is_stuck) = match tokio::time::timeout(patience, stream.next()).await {
+            Ok(Some(Ok(item))) => (collector.take(item).map(event), false),
+            Ok(Some(Err(error))) => (Some(Event::Unreadable { resource, error: explain(resource, &error) }), false),
+            Ok(None) => (None, true),
+            Err(_) => {
+                let error = format!("cannot list {resource}: no answer within {} s", LIST_LIMIT.as_secs());
+                (Some(Event::Unreadable { resource, error }), true)
+            }
         };
         if let Some(message) = message
             && events.send(message).await.is_err()
         {
+            return;
+        }
+        if is_stuck {
             return;
         }
     }
@@ -112,11 +126,13 @@ async fn forward<K, R>(
 /// Gathers the objects of a list that comes in pages, so that it takes effect as a whole.
 struct Collector<R> {
     list: Vec<R>,
+    /// Whether the list is not complete yet.
+    is_listing: bool,
 }
 
 impl<R> Default for Collector<R> {
     fn default() -> Self {
-        Self { list: Vec::new() }
+        Self { list: Vec::new(), is_listing: true }
     }
 }
 
@@ -127,13 +143,17 @@ impl<R> Collector<R> {
             watcher::Event::Delete(mut object) => object.meta_mut().name.take().map(Change::Delete),
             watcher::Event::Init => {
                 self.list.clear();
+                self.is_listing = true;
                 None
             }
             watcher::Event::InitApply(object) => {
                 self.list.push(object.into());
                 None
             }
-            watcher::Event::InitDone => Some(Change::Reset(std::mem::take(&mut self.list))),
+            watcher::Event::InitDone => {
+                self.is_listing = false;
+                Some(Change::Reset(std::mem::take(&mut self.list)))
+            }
         }
     }
 }
@@ -154,4 +174,28 @@ fn explain(resource: &str, error: &watcher::Error) -> String {
         _ => "",
     };
     format!("cannot {doing} {resource}: {}{advice}", describe(cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_never_answered_is_told_and_given_up_and_a_silent_watch_is_not() {
+        let (events, mut received) = mpsc::channel(4);
+        let hung = stream::pending::<watcher::Result<watcher::Event<DynamicObject>>>();
+        forward("peers", hung, Event::Peer, &events).await;
+        assert!(
+            matches!(received.recv().await, Some(Event::Unreadable { resource: "peers", error }) if error.contains("30 s"))
+        );
+
+        let listed = stream::iter([Ok(watcher::Event::Init), Ok(watcher::Event::InitDone)]);
+        let silent = listed.chain(stream::pending::<watcher::Result<watcher::Event<DynamicObject>>>());
+        let given_up = tokio::time::timeout(LIST_LIMIT * 10, forward("peers", silent, Event::Peer, &events)).await;
+        assert!(given_up.is_err());
+        assert_eq!(received.recv().await, Some(Event::Peer(Change::Reset(vec![]))));
+        assert!(received.try_recv().is_err());
+    }
 }
