@@ -18,7 +18,7 @@ const INTERFACE: &str = "wg0";
 pub struct External<'a> {
     lab: &'a Lab,
     host: &'a str,
-    address: &'a str,
+    addresses: Vec<&'a str>,
     private_key: String,
     /// Its public key, base64.
     pub key: String,
@@ -26,8 +26,8 @@ pub struct External<'a> {
 }
 
 impl<'a> External<'a> {
-    /// Makes the interface on `host`, with `address` (no prefix length) on it and no peers yet.
-    pub fn start(lab: &'a Lab, host: &'a str, address: &'a str) -> Result<External<'a>> {
+    /// Makes the interface on `host`, with `addresses` (CIDRs) on it and no peers yet.
+    pub fn start(lab: &'a Lab, host: &'a str, addresses: &[&'a str]) -> Result<External<'a>> {
         let private_key = lab.exec(host, &["wg", "genkey"])?.trim().to_owned();
         let space = lab.space(host)?;
         let key = space.exec_with_input(["wg", "pubkey"], &private_key)?.trim().to_owned();
@@ -36,20 +36,21 @@ impl<'a> External<'a> {
         let file = File::create(&log)?;
         command.env("LOG_LEVEL", "verbose").stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let process = command.spawn().context("start wireguard-go (scripts/setup test installs it)")?;
-        let mut external = External { lab, host, address, private_key, key, process };
+        let mut external = External { lab, host, addresses: addresses.to_vec(), private_key, key, process };
         wait(lab, "wireguard-go answers", || {
             let ended = external.process.try_wait()?;
             lab.exec(host, &["wg", "show", INTERFACE])
                 .map(|_| true)
                 .with_context(|| format!("wireguard-go, {ended:?}: {}", fs::read_to_string(&log).unwrap_or_default()))
         })?;
-        space.ip(&format!("addr add {address} dev {INTERFACE}\nlink set {INTERFACE} mtu 1420 up\n"))?;
+        let lines = addresses.iter().map(|address| format!("addr add {address} dev {INTERFACE} nodad\n"));
+        space.ip(&format!("link set {INTERFACE} mtu 1420 up\n{}", lines.collect::<String>()))?;
         Ok(external)
     }
 
     /// The spec of the Peer object that stands for it, without an endpoint.
     pub fn spec(&self) -> Value {
-        json!({ "publicKey": self.key, "allowedIPs": [self.address] })
+        json!({ "publicKey": self.key, "allowedIPs": self.addresses })
     }
 
     /// Takes `peers`, sections of the form that `kgctl showconf peer` prints, for its whole
@@ -58,17 +59,18 @@ impl<'a> External<'a> {
         let space = self.lab.space(self.host)?;
         let own = format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n", self.private_key);
         space.exec_with_input(["wg", "setconf", INTERFACE, "/dev/stdin"], &format!("{own}\n{peers}"))?;
-        space.exec(["ip", "route", "flush", "dev", INTERFACE])?;
+        for family in ["-4", "-6"] {
+            space.exec(["ip", family, "route", "flush", "dev", INTERFACE, "proto", "boot"])?;
+        }
         for (_, networks) in crate::support::wg(self.lab, self.host, INTERFACE, "allowed-ips")? {
-            let routes = networks.split_whitespace().filter(|network| network.contains('.'));
-            let lines = routes.map(|network| format!("route replace {network} dev {INTERFACE} src {}\n", self.ip()));
+            let lines = networks.split_whitespace().filter_map(|network| {
+                let source = self.addresses.iter().find(|own| own.contains(':') == network.contains(':'))?;
+                let source = source.split('/').next()?;
+                Some(format!("route replace {network} dev {INTERFACE} src {source}\n"))
+            });
             space.ip(&lines.collect::<String>())?;
         }
         Ok(())
-    }
-
-    fn ip(&self) -> &str {
-        self.address.split('/').next().unwrap_or_default()
     }
 }
 

@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::PostParams;
 use lab::{Access, Lab, NodeSpec, Spec};
 use serde_json::{Value, json};
 
@@ -134,6 +136,44 @@ fn announce(lab: &Lab, key: &str, value: &str) -> Result<()> {
     }
     annotations[format!("kilo.squat.ai/{key}")] = json!(value);
     lab.patch_node("wraith", &json!({ "metadata": { "annotations": annotations } }))
+}
+
+#[test]
+fn a_node_with_the_pod_cidr_of_another_gets_nothing() -> Result<()> {
+    in_lab("hostile-cidr", three_locations, |lab| {
+        bring_up(lab, &[])?;
+        let rome = pod_cidr(lab, "rome-1")?;
+        let flow = lab.flow("paris-1-pod1", lab.pod_ip("rome-1-pod1")?)?;
+        wait_answers(lab, &flow, 20)?;
+        let before = handshakes(lab, &HONEST)?;
+        let nodes: kube::Api<Node> = kube::Api::all(lab.client());
+        let mut taken = 0;
+        for (number, cidr) in (1..).zip([rome.as_str(), "10.42.0.0/16", "0.0.0.0/0", &rome.replace("/24", "/25"), "x"])
+        {
+            let node = serde_json::from_value(json!({
+                "metadata": { "name": "wraith" },
+                "spec": { "podCIDR": cidr, "podCIDRs": [cidr] },
+            }))?;
+            if let Err(error) = lab.block_on(nodes.create(&PostParams::default(), &node)) {
+                ensure!(error.to_string().contains("podCIDR"), "{cidr}: {error}");
+                continue;
+            }
+            taken += 1;
+            announce(lab, "granularity", "location")?;
+            barrier(lab, "rome-1", &["oslo-1", "paris-1"], number)?;
+            announce(lab, "granularity", "location")?;
+            barrier(lab, "rome-1", &["oslo-1", "paris-1"], 100 + number)?;
+            honest_routes(lab, &rome).with_context(|| cidr.to_owned())?;
+            for (key, networks) in wg(lab, "paris-1", "kilo0", "allowed-ips")? {
+                ensure!(key != WRAITH_KEY || networks == "(none)", "{cidr}: it may send from {networks}");
+            }
+            lab.http("oslo-1-pod1", lab.pod_ip("paris-1-pod1")?).with_context(|| cidr.to_owned())?;
+            lab.delete_node_object("wraith")?;
+        }
+        ensure!(taken > 0, "the API server refused all");
+        same_sessions(&before, &handshakes(lab, &HONEST)?, "beside a hostile node")?;
+        lossless(flow, "beside a hostile node")
+    })
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn an_untouched_session_survives_every_change_of_others() -> Result<()> {
     };
     in_lab("untouched", with_hosts, |lab| {
         bring_up(lab, &[])?;
-        let laptop = External::start(lab, "laptop", "10.5.0.1/32")?;
+        let laptop = External::start(lab, "laptop", &["10.5.0.1/32"])?;
         lab.apply_peer("laptop", &laptop.spec())?;
         wait_route(lab, &["paris-1", "rome-1"], "10.5.0.1", true)?;
         laptop.configure(&lab.kgctl(&["showconf", "peer", "laptop"])?)?;
@@ -111,7 +111,7 @@ fn an_untouched_session_survives_every_change_of_others() -> Result<()> {
         lab.wait_mesh(DEADLINE)?;
 
         // A Peer is added, changed and removed.
-        let tablet = External::start(lab, "tablet", "10.5.0.2/32")?;
+        let tablet = External::start(lab, "tablet", &["10.5.0.2/32"])?;
         let mut spec = tablet.spec();
         lab.apply_peer("tablet", &spec)?;
         wait_route(lab, &all, "10.5.0.2", true)?;

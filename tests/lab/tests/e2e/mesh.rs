@@ -126,6 +126,12 @@ fn full_size_packets_pass_and_larger_ones_are_told_so() -> Result<()> {
             }
         }
 
+        // It follows the interface that leads outside.
+        for (outside, inside) in [("1400", 1320), ("1500", 1420)] {
+            lab.exec("paris-1", &["ip", "link", "set", "eth0", "mtu", outside])?;
+            wait(lab, "kilo0 follows eth0", || Ok(mtu(lab, "paris-1")? == inside))?;
+        }
+
         // With less in the tunnel than on the pods' links, it is the leader that has to tell.
         for node in lab.nodes() {
             lab.stop_agent(&node)?;

@@ -54,7 +54,7 @@ fn a_name_that_does_not_resolve_costs_only_that_peer() -> Result<()> {
         barrier(lab, "rome-1", &["paris-1"], 2)?;
         lab.annotate("rome-1", "force-endpoint", None)?;
         // ... and peers.
-        let laptop = External::start(lab, "laptop", "10.5.0.1/32")?;
+        let laptop = External::start(lab, "laptop", &["10.5.0.1/32"])?;
         let mut spec = laptop.spec();
         spec["endpoint"] = json!({ "dnsOrIP": { "ip": public(lab, "laptop")? }, "port": PORT });
         lab.apply_peer("laptop", &spec)?;
@@ -81,7 +81,7 @@ fn a_name_whose_address_changes_is_followed() -> Result<()> {
             name(node, public(lab, "laptop")?)?;
         }
         bring_up(lab, &[])?;
-        let laptop = External::start(lab, "laptop", "10.5.0.1/32")?;
+        let laptop = External::start(lab, "laptop", &["10.5.0.1/32"])?;
         let mut spec = laptop.spec();
         spec["endpoint"] = json!({ "dnsOrIP": { "dns": "laptop.example" }, "port": PORT });
         lab.apply_peer("laptop", &spec)?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Access, Lab, Spec};
+use lab::{Access, Lab, NodeSpec, Spec};
 
 use crate::support::{DEADLINE, PACE, annotation, bring_up, in_lab, wait, wg_peer};
 
@@ -76,7 +76,8 @@ fn pods_leave_the_mesh_with_their_nodes_address() -> Result<()> {
             .location("oslo", Access::Elastic)
             .location("home", Access::Masquerade)
             .location("web", Access::Public)
-            .nodes("paris", 2)
+            .node(NodeSpec::new("paris-1", "paris").dual_stack())
+            .node(NodeSpec::new("paris-2", "paris"))
             .nodes("oslo", 1)
             .nodes("home", 1)
             .host("server", "web")
@@ -90,6 +91,10 @@ fn pods_leave_the_mesh_with_their_nodes_address() -> Result<()> {
             let own: IpAddr = lab.addresses(node)?.public.context("public")?.into();
             ensure!(seen == own, "{node}'s pod is seen as {seen} on the internet");
         }
+        let server6 = lab.addresses("server")?.public6.context("public")?.into();
+        let (seen, own) =
+            (seen_by(lab, "paris-1-pod1", server6)?, lab.addresses("paris-1")?.public6.context("public")?);
+        ensure!(seen == own, "paris-1's pod is seen as {seen} on the internet");
         let seen = seen_by(lab, "home-1-pod1", server)?;
         ensure!(seen.to_string().starts_with("203.0.113."), "behind the router of home: {seen}");
 

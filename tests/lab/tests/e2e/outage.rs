@@ -114,7 +114,9 @@ fn an_agent_that_starts_without_an_api_server_waits_for_it() -> Result<()> {
         lab.api_stop()?;
         crate::support::start_agents(lab, &[])?;
         for node in lab.nodes() {
-            wait(lab, &format!("{node} says that it waits"), || Ok(!lab.agent_log(&node)?.is_empty()))?;
+            wait(lab, &format!("{node} says that it waits"), || {
+                Ok(lab.agent_log(&node)?.contains("the cluster cannot be read"))
+            })?;
             ensure!(lab.agent_runs(&node)?, "{node}: the agent gave up");
         }
         lab.api_start()?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Access, Lab, Spec};
+use lab::{Access, Lab, NodeSpec, Spec};
 use serde_json::json;
 
 use crate::external::{External, PORT};
@@ -44,7 +44,7 @@ fn wait_reached(lab: &Lab, host: &str, own: &str, both: bool) -> Result<()> {
 fn a_peer_is_added_changed_and_removed() -> Result<()> {
     in_lab("peer", with_hosts, |lab| {
         bring_up(lab, &[])?;
-        let laptop = External::start(lab, "laptop", "10.5.0.1/32")?;
+        let laptop = External::start(lab, "laptop", &["10.5.0.1/32"])?;
         let public = lab.addresses("laptop")?.public.context("public")?;
 
         // With an endpoint, both sides can begin.
@@ -108,10 +108,32 @@ fn preshared_key(lab: &Lab, laptop: &External<'_>, spec: &mut serde_json::Value)
 }
 
 #[test]
+fn a_peer_of_both_families_reaches_dual_stack_pods() -> Result<()> {
+    let dual = |spec: Spec| with_hosts(spec).node(NodeSpec::new("rome-2", "rome").dual_stack());
+    in_lab("peer-dual", dual, |lab| {
+        bring_up(lab, &[])?;
+        let laptop = External::start(lab, "laptop", &["10.5.0.1/32", "fd05::1/128"])?;
+        lab.apply_peer("laptop", &laptop.spec())?;
+        wait_route(lab, &["paris-1", "rome-1", "rome-2"], "fd05::1", true)?;
+        laptop.configure(&lab.kgctl(&["showconf", "peer", "laptop"])?)?;
+        wait(lab, "both ways, both families", || {
+            for (target, own) in lab.pod_addresses("rome-2-pod1")?.into_iter().zip(["10.5.0.1", "fd05::1"]) {
+                let own: IpAddr = own.parse()?;
+                let there = lab.http("laptop", target)?;
+                ensure!(there.answer.name == "rome-2-pod1" && there.answer.from == own, "{there:?}");
+                let back = lab.http("rome-2-pod1", own)?;
+                ensure!(back.answer.name == "laptop" && back.answer.from == target, "{back:?}");
+            }
+            Ok(true)
+        })
+    })
+}
+
+#[test]
 fn a_peer_behind_nat_is_reached_once_it_has_called() -> Result<()> {
     in_lab("peer-nat", with_hosts, |lab| {
         bring_up(lab, &[])?;
-        let phone = External::start(lab, "phone", "10.5.0.2/32")?;
+        let phone = External::start(lab, "phone", &["10.5.0.2/32"])?;
         let mut spec = phone.spec();
         spec["persistentKeepalive"] = json!(1);
         lab.apply_peer("phone", &spec)?;
@@ -135,8 +157,8 @@ fn a_peer_behind_nat_is_reached_once_it_has_called() -> Result<()> {
 fn of_two_peers_that_claim_one_ip_the_first_name_keeps_it() -> Result<()> {
     in_lab("peer-claim", with_hosts, |lab| {
         bring_up(lab, &[])?;
-        let laptop = External::start(lab, "laptop", "10.5.0.1/32")?;
-        let phone = External::start(lab, "phone", "10.5.0.2/32")?;
+        let laptop = External::start(lab, "laptop", &["10.5.0.1/32"])?;
+        let phone = External::start(lab, "phone", &["10.5.0.2/32"])?;
         let leaders = ["paris-1", "rome-1"];
         let allowed = |leader: &str, key: &str| wg_peer(lab, leader, "allowed-ips", key);
         let wait_owner = |owner: &External<'_>, expected: &str| {

@@ -1,7 +1,10 @@
 //! What others remove from a host is put back; what others made is left alone.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
-use lab::{Access, Lab, Spec};
+use lab::{Access, Lab, NodeSpec, Spec};
+use serde_json::{Value, json};
 
 use crate::support::{DEADLINE, annotation, bring_up, in_lab, pod_cidr, same_snapshot, snapshot, wait};
 
@@ -93,5 +96,39 @@ fn what_others_made_is_left_alone() -> Result<()> {
             lab.stop_agent(host)?;
         }
         all_there("after a clean stop")
+    })
+}
+
+#[test]
+fn the_cni_configuration_keeps_the_pod_cidrs_and_all_else() -> Result<()> {
+    let dual = |spec: Spec| two_locations(spec).node(NodeSpec::new("rome-2", "rome").dual_stack());
+    in_lab("cni", dual, |lab| {
+        bring_up(lab, &[])?;
+        let path = lab.conflist_path("rome-2");
+        let read = || -> Result<Value> { Ok(serde_json::from_str(&fs::read_to_string(&path)?)?) };
+        let right = read()?;
+        let cidrs = lab.node("rome-2")?.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
+        let ranges: Vec<_> = cidrs.iter().map(|cidr| json!([{ "subnet": cidr }])).collect();
+        ensure!(ranges.len() == 2 && right["plugins"][0]["ipam"]["ranges"] == json!(ranges), "{right:#}");
+
+        // A person changes what is theirs and what is not.
+        let mut changed = right.clone();
+        changed["plugins"][0]["mtu"] = json!(1300);
+        changed["plugins"][0]["ipam"]["routes"] = json!([{ "dst": "192.0.2.0/24" }]);
+        changed["plugins"][0]["ipam"]["ranges"] = json!([[{ "subnet": "10.99.0.0/24" }]]);
+        fs::write(&path, changed.to_string())?;
+        changed["plugins"][0]["ipam"]["ranges"] = json!(ranges);
+        wait(lab, "the pod CIDRs are back, the rest is as it was changed", || {
+            let now = read()?;
+            ensure!(now == changed, "{now:#}");
+            Ok(true)
+        })?;
+
+        // Not even a broken file takes the mesh down, and a good one is kept again.
+        fs::write(&path, "{")?;
+        lab.wait_mesh(DEADLINE)?;
+        changed["plugins"][0]["ipam"]["ranges"] = json!([]);
+        fs::write(&path, changed.to_string())?;
+        wait(lab, "the pod CIDRs are back again", || Ok(read()?["plugins"][0]["ipam"]["ranges"] == json!(ranges)))
     })
 }
