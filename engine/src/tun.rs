@@ -34,7 +34,7 @@ impl Tun {
             let name = name.to_owned();
             move |source| Error::Tun { name, step, source }
         };
-        let control = crate::sys::udp::bind(false, 0).map_err(failed("opening a socket"))?;
+        let control = crate::sys::udp::open(false).map_err(failed("opening a socket"))?;
         let file = sys::open().map_err(failed("opening /dev/net/tun"))?;
         sys::attach(&file, name).map_err(failed("creating"))?;
         sys::set_mtu(&control, name, options.mtu).map_err(failed("setting the MTU"))?;

@@ -20,10 +20,15 @@ pub(crate) fn open() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open("/dev/net/tun")
 }
 
+/// Fails when there is an interface of that name, also a TUN that is waiting for its program
+/// (`uapi/linux/if_tun.h`; libc has no name for it).
+const IFF_TUN_EXCL: libc::c_int = 0x8000;
+
 /// Makes the interface, with a `virtio_net_hdr` before each packet. It lives as long as `tun`.
 pub(crate) fn attach(tun: &File, name: &str) -> io::Result<()> {
     let mut request = request_for(name);
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | IFF_TUN_EXCL) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &mut request) }).map(drop)
 }

@@ -25,13 +25,18 @@ pub(crate) struct Message<'a> {
     pub(crate) traffic_class: u8,
 }
 
-/// Makes a socket of one family, bound to the wildcard address. IPv6 sockets take no IPv4.
-pub(crate) fn bind(v6: bool, port: u16) -> io::Result<UdpSocket> {
+/// Makes a socket of one family without binding it: it has no port and receives nothing.
+pub(crate) fn open(v6: bool) -> io::Result<UdpSocket> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     // SAFETY: socket(2) takes no pointers.
     let fd = check(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: `fd` was just opened and nobody else owns it.
-    let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Makes a socket of one family, bound to the wildcard address. IPv6 sockets take no IPv4.
+pub(crate) fn bind(v6: bool, port: u16) -> io::Result<UdpSocket> {
+    let socket = open(v6)?;
     if v6 {
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
