@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::process::{Child, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use serde_json::{Value, json};
 
@@ -37,11 +37,11 @@ impl<'a> External<'a> {
         command.env("LOG_LEVEL", "verbose").stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let process = command.spawn().context("start wireguard-go (scripts/setup test installs it)")?;
         let mut external = External { lab, host, addresses: addresses.to_vec(), private_key, key, process };
-        wait(lab, "wireguard-go answers", || {
-            let ended = external.process.try_wait()?;
-            lab.exec(host, &["wg", "show", INTERFACE])
-                .map(|_| true)
-                .with_context(|| format!("wireguard-go, {ended:?}: {}", fs::read_to_string(&log).unwrap_or_default()))
+        // Not by asking wg: it deletes a socket that is not listened at yet.
+        wait(lab, "wireguard-go listens", || {
+            let said = fs::read_to_string(&log)?;
+            ensure!(external.process.try_wait()?.is_none(), "wireguard-go ended: {said}");
+            Ok(said.contains("UAPI listener started"))
         })?;
         let lines = addresses.iter().map(|address| format!("addr add {address} dev {INTERFACE} nodad\n"));
         space.ip(&format!("link set {INTERFACE} mtu 1420 up\n{}", lines.collect::<String>()))?;
