@@ -2,13 +2,13 @@
 //! `wireguard-go` and `wg`, as a person would set up a laptop.
 
 use std::fs::{self, File};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use lab::Lab;
+use anyhow::{Context, Result, anyhow, ensure};
+use lab::{Lab, Spec};
 use serde_json::{Value, json};
 
-use crate::support::wait;
+use crate::support::{in_lab, skipped, wait};
 
 /// Where its WireGuard listens.
 pub const PORT: u16 = 51820;
@@ -25,6 +25,18 @@ pub struct External<'a> {
     process: Child,
 }
 
+/// As [`in_lab`], for a test that needs [`External`].
+pub fn in_lab_with_external(
+    label: &str,
+    shape: impl FnOnce(Spec) -> Spec,
+    steps: impl FnOnce(&Lab) -> Result<()>,
+) -> Result<()> {
+    match Command::new("wireguard-go").arg("--version").output() {
+        Ok(_) => in_lab(label, shape, steps),
+        Err(error) => skipped(&anyhow!("wireguard-go (Debian: wireguard-go): {error}")),
+    }
+}
+
 impl<'a> External<'a> {
     /// Makes the interface on `host`, with `addresses` (CIDRs) on it and no peers yet.
     pub fn start(lab: &'a Lab, host: &'a str, addresses: &[&'a str]) -> Result<External<'a>> {
@@ -35,7 +47,7 @@ impl<'a> External<'a> {
         let log = lab.directory().join("hosts").join(host).join("wireguard-go.log");
         let file = File::create(&log)?;
         command.env("LOG_LEVEL", "verbose").stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let process = command.spawn().context("start wireguard-go (scripts/setup test installs it)")?;
+        let process = command.spawn().context("start wireguard-go")?;
         let mut external = External { lab, host, addresses: addresses.to_vec(), private_key, key, process };
         // Not by asking wg: it deletes a socket that is not listened at yet.
         wait(lab, "wireguard-go listens", || {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use lab::{Access, Flow, NodeSpec, Spec};
 
-use crate::external::{External, PORT};
+use crate::external::{External, PORT, in_lab_with_external};
 use crate::support::{
     CHECK_IN, DEADLINE, annotation, bring_up, handshakes, in_lab, join, lossless, pod_cidr, same_sessions, wait,
     wait_answers, wait_leaders, wait_route,
@@ -80,7 +80,7 @@ fn an_untouched_session_survives_every_change_of_others() -> Result<()> {
     let with_hosts = |spec: Spec| {
         three_locations(spec).location("abroad", Access::Public).host("laptop", "abroad").host("tablet", "abroad")
     };
-    in_lab("untouched", with_hosts, |lab| {
+    in_lab_with_external("untouched", with_hosts, |lab| {
         bring_up(lab, &[])?;
         let laptop = External::start(lab, "laptop", &["10.5.0.1/32"])?;
         lab.apply_peer("laptop", &laptop.spec())?;

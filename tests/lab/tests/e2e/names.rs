@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Access, Lab, Spec};
 use serde_json::json;
 
-use crate::external::{External, PORT};
+use crate::external::{External, PORT, in_lab_with_external};
 use crate::support::{annotation, barrier, bring_up, in_lab, lossless, wait, wg_peer};
 
 fn with_laptop(spec: Spec) -> Spec {
@@ -28,7 +28,7 @@ fn public(lab: &Lab, host: &str) -> Result<IpAddr> {
 
 #[test]
 fn a_name_that_does_not_resolve_costs_only_that_peer() -> Result<()> {
-    in_lab("bad-name", with_laptop, |lab| {
+    in_lab_with_external("bad-name", with_laptop, |lab| {
         // A name server that never answers is worse than one that says no. Its patience would outlast
         // this test's, if anything waited for it.
         let control = lab.space("control")?;
@@ -75,7 +75,7 @@ fn a_name_that_does_not_resolve_costs_only_that_peer() -> Result<()> {
 
 #[test]
 fn a_name_whose_address_changes_is_followed() -> Result<()> {
-    in_lab("name-change", with_laptop, |lab| {
+    in_lab_with_external("name-change", with_laptop, |lab| {
         let name = |host: &str, address| lab.set_names(host, &[("laptop.example", address)]);
         for node in NODES {
             name(node, public(lab, "laptop")?)?;

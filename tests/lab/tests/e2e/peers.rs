@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Access, Lab, NodeSpec, Spec};
 use serde_json::json;
 
-use crate::external::{External, PORT};
+use crate::external::{External, PORT, in_lab_with_external};
 use crate::support::{bring_up, in_lab, route, wait, wait_route, wg, wg_peer};
 
 /// Two leaders, of which one has a member, and machines that are no nodes.
@@ -42,7 +42,7 @@ fn wait_reached(lab: &Lab, host: &str, own: &str, both: bool) -> Result<()> {
 
 #[test]
 fn a_peer_is_added_changed_and_removed() -> Result<()> {
-    in_lab("peer", with_hosts, |lab| {
+    in_lab_with_external("peer", with_hosts, |lab| {
         bring_up(lab, &[])?;
         let laptop = External::start(lab, "laptop", &["10.5.0.1/32"])?;
         let public = lab.addresses("laptop")?.public.context("public")?;
@@ -110,7 +110,7 @@ fn preshared_key(lab: &Lab, laptop: &External<'_>, spec: &mut serde_json::Value)
 #[test]
 fn a_peer_of_both_families_reaches_dual_stack_pods() -> Result<()> {
     let dual = |spec: Spec| with_hosts(spec).node(NodeSpec::new("rome-2", "rome").dual_stack());
-    in_lab("peer-dual", dual, |lab| {
+    in_lab_with_external("peer-dual", dual, |lab| {
         bring_up(lab, &[])?;
         let laptop = External::start(lab, "laptop", &["10.5.0.1/32", "fd05::1/128"])?;
         lab.apply_peer("laptop", &laptop.spec())?;
@@ -131,7 +131,7 @@ fn a_peer_of_both_families_reaches_dual_stack_pods() -> Result<()> {
 
 #[test]
 fn a_peer_behind_nat_is_reached_once_it_has_called() -> Result<()> {
-    in_lab("peer-nat", with_hosts, |lab| {
+    in_lab_with_external("peer-nat", with_hosts, |lab| {
         bring_up(lab, &[])?;
         let phone = External::start(lab, "phone", &["10.5.0.2/32"])?;
         let mut spec = phone.spec();
@@ -155,7 +155,7 @@ fn a_peer_behind_nat_is_reached_once_it_has_called() -> Result<()> {
 
 #[test]
 fn of_two_peers_that_claim_one_ip_the_first_name_keeps_it() -> Result<()> {
-    in_lab("peer-claim", with_hosts, |lab| {
+    in_lab_with_external("peer-claim", with_hosts, |lab| {
         bring_up(lab, &[])?;
         let laptop = External::start(lab, "laptop", &["10.5.0.1/32"])?;
         let phone = External::start(lab, "phone", &["10.5.0.2/32"])?;

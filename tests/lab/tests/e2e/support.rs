@@ -23,12 +23,15 @@ const REKEY_AFTER: u64 = 120;
 pub fn in_lab(label: &str, shape: impl FnOnce(Spec) -> Spec, steps: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let api = chosen_api()?;
     if let Err(reason) = lab::available(api) {
-        // Not print!, which the test runner keeps to itself when a test passes.
-        writeln!(std::io::stderr(), "skipped: {reason:#}")?;
-        return Ok(());
+        return skipped(&reason);
     }
     let lab = Lab::start(shape(Spec::unique(label).api(api)))?;
     steps(&lab).map_err(|error| anyhow!("{error:#}\n{}", lab.agent_log_tails()))
+}
+
+/// Says why a test does not run; not with print!, which the test runner keeps to itself when a test passes.
+pub fn skipped(reason: &anyhow::Error) -> Result<()> {
+    Ok(writeln!(std::io::stderr(), "skipped: {reason:#}")?)
 }
 
 fn chosen_api() -> Result<Api> {
