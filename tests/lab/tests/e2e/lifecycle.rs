@@ -3,21 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use lab::{Access, Lab, Spec};
+use lab::Lab;
 
 use crate::support::{
     DEADLINE, PACE, annotation, bring_up, handshakes, in_lab, lossless, pod_cidr, route, same_sessions, same_snapshot,
-    snapshot, start_agents, wait, wait_answers, wait_route,
+    snapshot, start_agents, three_locations, wait, wait_answers, wait_route,
 };
-
-fn three_locations(spec: Spec) -> Spec {
-    spec.location("paris", Access::Public)
-        .location("rome", Access::Public)
-        .location("oslo", Access::Elastic)
-        .nodes("paris", 2)
-        .nodes("rome", 1)
-        .nodes("oslo", 1)
-}
 
 #[test]
 fn a_killed_agent_comes_back_as_it_was_and_others_lose_nothing() -> Result<()> {

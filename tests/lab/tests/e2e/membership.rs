@@ -5,18 +5,9 @@ use lab::{Access, Flow, NodeSpec, Spec};
 
 use crate::external::{External, PORT, in_lab_with_external};
 use crate::support::{
-    CHECK_IN, DEADLINE, annotation, bring_up, handshakes, in_lab, join, lossless, pod_cidr, same_sessions, wait,
-    wait_answers, wait_leaders, wait_route,
+    CHECK_IN, DEADLINE, annotation, bring_up, handshakes, in_lab, join, lossless, pod_cidr, same_sessions,
+    three_locations, wait, wait_answers, wait_leaders, wait_route,
 };
-
-fn three_locations(spec: Spec) -> Spec {
-    spec.location("paris", Access::Public)
-        .location("rome", Access::Public)
-        .location("oslo", Access::Elastic)
-        .nodes("paris", 2)
-        .nodes("rome", 1)
-        .nodes("oslo", 1)
-}
 
 #[test]
 fn a_node_joins_and_leaves_in_each_possible_way() -> Result<()> {

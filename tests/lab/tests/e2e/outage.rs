@@ -3,22 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use lab::{Access, NodeSpec, Spec};
+use lab::{Access, NodeSpec};
 use serde_json::json;
 
 use crate::support::{
-    CHECK_IN, DEADLINE, annotation, bring_up, handshakes, in_lab, join, lossless, pod_cidr, same_sessions, wait,
-    wait_answers, wait_route,
+    CHECK_IN, DEADLINE, annotation, bring_up, handshakes, in_lab, join, lossless, pod_cidr, same_sessions,
+    three_locations, wait, wait_answers, wait_route,
 };
-
-fn three_locations(spec: Spec) -> Spec {
-    spec.location("paris", Access::Public)
-        .location("rome", Access::Public)
-        .location("oslo", Access::Elastic)
-        .nodes("paris", 2)
-        .nodes("rome", 1)
-        .nodes("oslo", 1)
-}
 
 #[test]
 fn while_the_api_server_is_away_not_one_packet_is_lost() -> Result<()> {

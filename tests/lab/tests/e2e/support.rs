@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::{Api, Flow, Lab, Spec};
+use lab::{Access, Api, Flow, Lab, Spec};
 
 /// How long a condition may take to come true. Generous: the machine may be busy with other things.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -40,6 +40,16 @@ fn chosen_api() -> Result<Api> {
         Ok("real") => Ok(Api::Real),
         Ok(other) => Err(anyhow!("KG_E2E_API={other}: want embedded or real")),
     }
+}
+
+/// Two locations on public addresses, one of them with two nodes, and one behind 1:1 NAT.
+pub fn three_locations(spec: Spec) -> Spec {
+    spec.location("paris", Access::Public)
+        .location("rome", Access::Public)
+        .location("oslo", Access::Elastic)
+        .nodes("paris", 2)
+        .nodes("rome", 1)
+        .nodes("oslo", 1)
 }
 
 /// Starts all agents, gives every node one pod and waits until everybody reaches everybody.
