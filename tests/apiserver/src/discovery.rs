@@ -16,7 +16,7 @@ pub fn version() -> Value {
 
 /// `/`: the paths worth asking for.
 pub fn root() -> Value {
-    json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]})
+    json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})
 }
 
 /// `/api`.

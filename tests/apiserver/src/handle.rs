@@ -36,6 +36,8 @@ pub enum Reply {
     Json(u16, Vec<u8>),
     /// Status code and plain text.
     Text(u16, &'static str),
+    /// Media type and content of a document that is not JSON.
+    Binary(&'static str, &'static [u8]),
     /// A stream of events.
     Watch(Box<WatchRequest>),
 }
@@ -61,6 +63,10 @@ pub fn handle(store: &Store, call: &Call) -> Result<Reply, ApiError> {
         Path::Groups => Some(discovery::groups(&resources)),
         Path::Group(name) => discovery::group(&resources, name),
         Path::Resources { group, version } => discovery::resources(&resources, group, version),
+        Path::OpenApiV2 if openapi::wants_v2_protobuf(&call.accept) => {
+            return Ok(Reply::Binary(openapi::V2_PROTOBUF, openapi::v2_protobuf()));
+        }
+        Path::OpenApiV2 => Some(openapi::v2()),
         Path::OpenApiIndex => Some(openapi::index(&resources)),
         Path::OpenApi { group, version } => openapi::document(&resources, group, version),
         Path::Resource(_) | Path::Unknown => None,

@@ -91,6 +91,7 @@ async fn respond(store: Store, request: Request<Incoming>) -> Result<Response<Bo
     let response = match reply {
         Reply::Json(code, body) => whole(code, "application/json", body),
         Reply::Text(code, body) => whole(code, "text/plain; charset=utf-8", body.into()),
+        Reply::Binary(media_type, body) => whole(200, media_type, body.to_vec()),
         Reply::Watch(request) => {
             let chunks = watch::watch(store, *request).map(|chunk| Ok(Frame::data(Bytes::from(chunk))));
             reply_with(200, "application/json", StreamBody::new(chunks).boxed_unsync())

@@ -10,7 +10,7 @@
 //! Not like the real one, on purpose: JSON and YAML only (`kubectl create configmap` and its like send protobuf; use
 //! `-f`), no authentication, no admission beyond validation (a new Node gets no taint),
 //! no controllers (definitions are established at once, namespaces and definitions take their objects with them at
-//! once, pods go without grace period), no field ownership (`managedFields`) for server-side apply, no OpenAPI v2,
+//! once, pods go without grace period), no field ownership (`managedFields`) for server-side apply, no kinds in OpenAPI v2,
 //! and a definition's conversion between versions changes nothing but `apiVersion`.
 #![forbid(unsafe_code)]
 
