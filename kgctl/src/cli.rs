@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use topology::Granularity;
 
+use crate::showconf;
+
 /// Shows the mesh of a Kubernetes cluster.
 #[derive(Debug, Parser)]
 #[command(name = "kgctl", version)]
@@ -35,6 +37,9 @@ pub struct Global {
     /// Kubernetes node label that names a node's location.
     #[arg(long, global = true, default_value = "topology.kubernetes.io/region")]
     pub topology_label: String,
+    /// Say the whole chain of causes of a failure.
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
 }
 
 /// Where the mesh is described.
@@ -73,22 +78,7 @@ pub enum Command {
     Graph,
     /// Print a WireGuard configuration.
     #[command(subcommand)]
-    Showconf(Showconf),
-}
-
-/// Whose configuration to print.
-#[derive(Debug, Subcommand)]
-pub enum Showconf {
-    /// The configuration that a node runs, without its private key.
-    Node {
-        /// The Node's name.
-        name: String,
-    },
-    /// The configuration that the device behind a Peer needs, without its private key.
-    Peer {
-        /// The Peer's name.
-        name: String,
-    },
+    Showconf(showconf::Showconf),
 }
 
 #[cfg(test)]
@@ -105,7 +95,7 @@ mod tests {
         for line in ["kgctl --mesh-granularity=full showconf node a", "kgctl showconf node a --mesh-granularity full"] {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
             assert_eq!(cli.global.mesh_granularity.given(), Some(Granularity::Full));
-            assert!(matches!(cli.command, Command::Showconf(Showconf::Node { name }) if name == "a"));
+            assert!(matches!(cli.command, Command::Showconf(showconf::Showconf::Node { name }) if name == "a"));
         }
         assert!(Cli::try_parse_from(["kgctl", "graph", "--port=0"]).is_err());
     }

@@ -1,11 +1,13 @@
 //! The mesh as the cluster describes it at this moment.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent::cluster::{NodeRecord, PeerRecord};
+use agent::cluster::{Client, NodeRecord, PeerRecord};
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use topology::{Granularity, Input, Membership, Node, Peer, Topology, Warning, annotations, peer};
+
+use crate::cli::Global;
 
 /// How old a check-in may be: two of upstream's periods.
 const CHECK_IN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +34,24 @@ pub struct Options<'a> {
 }
 
 impl Mesh {
+    /// The mesh of the cluster that `global` names; says on stderr what was left out.
+    pub async fn read(global: &Global) -> anyhow::Result<Self> {
+        let client = Client::from_user_config(global.kubeconfig.as_deref()).await?;
+        let nodes = client.nodes().await.context("cannot list Nodes")?;
+        let peers = client.peers().await.context("cannot list Peers")?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+        let options = Options {
+            topology_label: &global.topology_label,
+            granularity: global.mesh_granularity.given(),
+            now: i64::try_from(now.as_secs())?,
+        };
+        let mesh = Self::new(&nodes, &peers, &options)?;
+        for warning in &mesh.warnings {
+            eprintln!("kgctl: warning: {warning}");
+        }
+        Ok(mesh)
+    }
+
     /// The mesh that `nodes` and `peers` describe.
     pub fn new(nodes: &[NodeRecord], peers: &[PeerRecord], options: &Options<'_>) -> anyhow::Result<Self> {
         let mut warnings = Vec::new();

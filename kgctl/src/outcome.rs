@@ -1,0 +1,50 @@
+//! How a command ends: its exit code, and the one line that says why it failed.
+
+use std::{io::Write, process::ExitCode};
+
+use agent::causes;
+use anyhow::Context;
+
+/// The command failed.
+const FAILED: u8 = 1;
+// 2 is clap's: the command line is wrong.
+/// The command did its work, and what it found is not as it should be.
+const NEGATIVE: u8 = 3;
+
+/// How a command that did its work ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as it should be, or nothing was judged.
+    Done,
+    /// What was judged is not as it should be.
+    Negative,
+}
+
+impl Outcome {
+    /// What the shell sees.
+    pub fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::Negative => NEGATIVE.into(),
+        }
+    }
+}
+
+/// Says on stderr why a command failed: one line, or one for each cause if `verbose`.
+pub fn report(error: &anyhow::Error, verbose: bool) -> ExitCode {
+    if verbose {
+        eprintln!("kgctl: {error}");
+        for cause in error.chain().skip(1) {
+            eprintln!("  because: {cause}");
+        }
+    } else {
+        eprintln!("kgctl: {}", causes::text(error.as_ref()));
+    }
+    FAILED.into()
+}
+
+/// Prints data, and all is done.
+pub fn print(text: &str) -> anyhow::Result<Outcome> {
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
+    Ok(Outcome::Done)
+}
