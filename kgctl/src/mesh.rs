@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agent::cluster::{Client, NodeRecord, PeerRecord};
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use topology::{Granularity, Input, Membership, Node, Peer, Topology, Warning, annotations, peer};
+use topology::{Granularity, Input, LeftOut, Membership, Node, Peer, Topology, Warning, annotations, peer};
 
 use crate::cli::Global;
 
@@ -21,6 +21,8 @@ pub struct Mesh {
     pub topology: Topology,
     /// Objects and fields that were left out.
     pub warnings: Vec<Warning>,
+    /// Nodes of the cluster that are no part of the mesh, ordered by name.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// How the objects are to be read.
@@ -55,7 +57,9 @@ impl Mesh {
     /// The mesh that `nodes` and `peers` describe.
     pub fn new(nodes: &[NodeRecord], peers: &[PeerRecord], options: &Options<'_>) -> anyhow::Result<Self> {
         let mut warnings = Vec::new();
-        let nodes = ready_nodes(nodes, options, &mut warnings);
+        let (known, members) = decode_nodes(nodes, options, &mut warnings);
+        let is_alive = |node: &Node| members.is_alive(&node.name);
+        let nodes: Vec<&Node> = known.iter().filter(|node| node.missing().is_empty() && is_alive(node)).collect();
         if nodes.is_empty() {
             bail!(
                 "no node of the cluster is part of a mesh: none has checked in within the last {} s",
@@ -68,15 +72,17 @@ impl Mesh {
         let granularity =
             granularity.context("no node announces its granularity: pass --mesh-granularity=location or full")?;
         let subnets = kilo_subnets(&nodes)?;
-        let input =
-            Input { nodes: nodes.iter().collect(), peers: peers.iter().collect(), granularity, subnets: &subnets };
+        let input = Input { nodes, peers: peers.iter().collect(), granularity, subnets: &subnets };
         let topology = Topology::build(&input)?;
         warnings.extend(topology.warnings.iter().cloned());
-        Ok(Self { topology, warnings })
+        let left_out =
+            known.iter().filter_map(|node| LeftOut::judge(node, is_alive(node), &topology, options.now)).collect();
+        Ok(Self { topology, warnings, left_out })
     }
 }
 
-fn ready_nodes(records: &[NodeRecord], options: &Options<'_>, warnings: &mut Vec<Warning>) -> Vec<Node> {
+/// All nodes, ordered by name, and who of them is alive.
+fn decode_nodes(records: &[NodeRecord], options: &Options<'_>, warnings: &mut Vec<Warning>) -> (Vec<Node>, Membership) {
     let mut membership = Membership::new(CHECK_IN_TIMEOUT);
     let mut nodes = Vec::new();
     for record in records {
@@ -85,9 +91,8 @@ fn ready_nodes(records: &[NodeRecord], options: &Options<'_>, warnings: &mut Vec
         membership.observe(&node.name, node.last_seen, Duration::ZERO, options.now);
         nodes.push(node);
     }
-    nodes.retain(|node| node.missing().is_empty() && membership.is_alive(&node.name));
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    nodes
+    (nodes, membership)
 }
 
 fn valid_peers(records: &[PeerRecord], warnings: &mut Vec<Warning>) -> Vec<Peer> {
@@ -102,7 +107,7 @@ fn valid_peers(records: &[PeerRecord], warnings: &mut Vec<Warning>) -> Vec<Peer>
 }
 
 /// The Kilo subnets, which only the agents' flags name: read back from what a leader announces.
-fn kilo_subnets(nodes: &[Node]) -> anyhow::Result<Vec<IpNet>> {
+fn kilo_subnets(nodes: &[&Node]) -> anyhow::Result<Vec<IpNet>> {
     let announced = nodes.iter().find(|node| !node.wireguard_ips.is_empty());
     match announced {
         Some(leader) => Ok(leader.wireguard_ips.iter().map(IpNet::trunc).collect()),
@@ -147,6 +152,9 @@ mod tests {
         assert_eq!(mesh.topology.subnets, ["10.9.0.0/24".parse().unwrap()]);
         let names: Vec<_> = mesh.topology.segments.iter().map(|segment| segment.name.to_string()).collect();
         assert_eq!(names, ["location:a", "location:b"]);
+        let left_out: Vec<_> = mesh.left_out.iter().map(|left_out| left_out.node.name.as_str()).collect();
+        assert_eq!(left_out, ["dead"]);
+        assert_eq!(mesh.left_out[0].reasons, ["has not checked in for 500 s (kilo.squat.ai/last-seen)"]);
     }
 
     #[test]

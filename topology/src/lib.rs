@@ -25,6 +25,7 @@ pub mod nat;
 pub mod network;
 pub mod peer;
 pub mod plan;
+pub mod readiness;
 pub mod topology;
 pub mod warning;
 
@@ -37,5 +38,6 @@ pub use model::{Granularity, Node, Peer, Seconds};
 pub use name::{InterfaceName, Location, NodeName, PeerName, SegmentName};
 pub use network::{MAIN_TABLE, Route, Rule, SetDiff};
 pub use plan::{Local, NotInMesh, Plan};
+pub use readiness::LeftOut;
 pub use topology::{Input, Member, Segment, Topology, TopologyError};
 pub use warning::Warning;

@@ -52,6 +52,10 @@ pub struct Member {
     pub name: NodeName,
     /// Where it is.
     pub location: Location,
+    /// Its public key.
+    pub key: PublicKey,
+    /// Where its WireGuard is or would be reached.
+    pub endpoint: Endpoint,
     /// The port that its WireGuard listens at: that of its endpoint.
     pub listen_port: u16,
     /// Its pod CIDRs.
@@ -109,6 +113,8 @@ impl Segment {
 /// The mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
+    /// What a segment is.
+    pub granularity: Granularity,
     /// The Kilo subnets, without host bits.
     pub subnets: Vec<IpNet>,
     /// Ordered by name.
@@ -132,7 +138,7 @@ impl Topology {
         settle_location_ips(&mut segments, &peers, &outside, &nodes, &mut warnings);
         warnings.sort();
         warnings.dedup();
-        Ok(Self { subnets, segments, peers, warnings })
+        Ok(Self { granularity: input.granularity, subnets, segments, peers, warnings })
     }
 
     /// The segment that `node` belongs to.
@@ -258,6 +264,8 @@ fn segment(name: SegmentName, entries: &[&Entry<'_>]) -> Segment {
     let members = entries.iter().map(|entry| Member {
         name: entry.node.name.clone(),
         location: entry.node.location.clone(),
+        key: entry.key,
+        endpoint: entry.endpoint.clone(),
         listen_port: entry.endpoint.port(),
         pod_cidrs: entry.pod_cidrs.clone(),
         internal_ips: entry.internal_ips.clone(),
