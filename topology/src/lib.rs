@@ -13,6 +13,7 @@ pub mod cni;
 pub mod conf;
 pub mod device;
 pub mod discovery;
+pub mod doctor;
 pub mod dot;
 pub mod endpoint;
 pub mod firewall;
