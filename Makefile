@@ -3,13 +3,14 @@
 CARGO := scripts/with-rust cargo
 ARGS ?=
 
-.PHONY: help setup demo test bench fmt lint doc fuzz clean
+.PHONY: help setup demo test bench fmt lint doc docs fuzz clean
 
 help:
 	@echo "make demo [ARGS=--keep]   bring up a mesh over three locations on this machine and look at it"
 	@echo "make test                 everything that CI runs"
 	@echo "make bench                how fast it is, compared with others"
 	@echo "make fmt lint doc fuzz    the same in parts; fuzz takes ARGS='SECONDS [TARGET...]'"
+	@echo "make docs                 write docs/kgctl.md and docs/man anew from kgctl's --help"
 	@echo "make setup                install what the above need (Debian 12, as root)"
 
 setup:
@@ -34,6 +35,9 @@ lint:
 
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+docs:
+	KGCTL_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --bin kgctl the_manual_in_docs
 
 fuzz:
 	scripts/fuzz $(ARGS)

@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod completion;
+#[cfg(test)]
+mod docs;
 mod graph;
 mod mesh;
 mod outcome;
@@ -16,18 +19,20 @@ use crate::{
     outcome::Outcome,
 };
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    completion::answer();
     let cli = Cli::parse();
-    match run(&cli).await {
+    match run(&cli) {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => outcome::report(&error, cli.global.verbose),
     }
 }
 
+#[tokio::main(flavor = "current_thread")]
 async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     let global = &cli.global;
     match &cli.command {
+        Command::Completion(shell) => completion::run(shell),
         Command::Graph => graph::run(global).await,
         Command::Showconf(command) => showconf::run(command, global).await,
     }

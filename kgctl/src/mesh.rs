@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use ipnet::IpNet;
 use topology::{Granularity, Input, LeftOut, Membership, Node, Peer, Topology, Warning, annotations, peer};
 
-use crate::cli::Global;
+use crate::{cli::Global, outcome};
 
 /// How old a check-in may be: two of upstream's periods.
 const CHECK_IN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,23 +35,29 @@ pub struct Options<'a> {
     pub now: i64,
 }
 
+impl<'a> Options<'a> {
+    /// What `global` says, at this moment.
+    pub fn now(global: &'a Global) -> anyhow::Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+        let granularity = global.mesh_granularity.given();
+        Ok(Self { topology_label: &global.topology_label, granularity, now: i64::try_from(now.as_secs())? })
+    }
+}
+
 impl Mesh {
     /// The mesh of the cluster that `global` names; says on stderr what was left out.
     pub async fn read(global: &Global) -> anyhow::Result<Self> {
-        let client = Client::from_user_config(global.kubeconfig.as_deref()).await?;
-        let nodes = client.nodes().await.context("cannot list Nodes")?;
-        let peers = client.peers().await.context("cannot list Peers")?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
-        let options = Options {
-            topology_label: &global.topology_label,
-            granularity: global.mesh_granularity.given(),
-            now: i64::try_from(now.as_secs())?,
-        };
-        let mesh = Self::new(&nodes, &peers, &options)?;
+        let mesh = Self::of(&global.client().await?, global).await?;
         for warning in &mesh.warnings {
-            eprintln!("kgctl: warning: {warning}");
+            outcome::warn(warning);
         }
         Ok(mesh)
+    }
+
+    /// The mesh of the cluster that `client` asks.
+    pub async fn of(client: &Client, global: &Global) -> anyhow::Result<Self> {
+        let (nodes, peers) = tokio::join!(client.nodes(), client.peers());
+        Self::new(&nodes?, &peers?, &Options::now(global)?)
     }
 
     /// The mesh that `nodes` and `peers` describe.

@@ -43,6 +43,11 @@ pub fn report(error: &anyhow::Error, verbose: bool) -> ExitCode {
     FAILED.into()
 }
 
+/// Tells on stderr what was left out, or what will surprise.
+pub fn warn(warning: impl std::fmt::Display) {
+    eprintln!("kgctl: warning: {warning}");
+}
+
 /// Prints data, and all is done.
 pub fn print(text: &str) -> anyhow::Result<Outcome> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;

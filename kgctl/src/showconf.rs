@@ -5,21 +5,24 @@ use topology::{NodeName, conf::ConfError};
 
 use crate::{
     cli::Global,
+    completion,
     mesh::Mesh,
     outcome::{self, Outcome},
 };
 
-/// Whose configuration to print.
+/// Print a WireGuard configuration.
 #[derive(Debug, Subcommand)]
 pub enum Showconf {
     /// The configuration that a node runs, without its private key.
     Node {
         /// The Node's name.
+        #[arg(add = completion::node_names())]
         name: String,
     },
     /// The configuration that the device behind a Peer needs, without its private key.
     Peer {
         /// The Peer's name.
+        #[arg(add = completion::peer_names())]
         name: String,
     },
 }

@@ -6,11 +6,14 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use kube::{
     Api, Config,
     api::{Patch, PatchParams},
-    config::{KubeConfigOptions, Kubeconfig},
+    client::AuthError,
 };
 use serde_json::Value;
 
-use super::object::NodeView;
+use super::{
+    kubeconfig::{self, KubeconfigError},
+    object::NodeView,
+};
 use crate::causes;
 
 /// Who wrote a field, in `metadata.managedFields`.
@@ -31,17 +34,15 @@ const READ_LIMIT: Duration = Duration::from_secs(LONGEST_WATCH as u64 + 15);
 /// Why there is no client; the API server itself need not be reachable for making one.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The kubeconfig cannot be read.
-    #[error("--kubeconfig {path}: {source}")]
-    Kubeconfig {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        source: kube::config::KubeconfigError,
-    },
+    /// The kubeconfig names no cluster.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
     /// Neither flag nor service account.
     #[error("no --kubeconfig and no --master given, and not inside a pod: {0}")]
     InCluster(#[from] kube::config::InClusterError),
+    /// The service account was asked for.
+    #[error("no service account, which an empty --kubeconfig stands for: {0}; pass --kubeconfig FILE")]
+    ServiceAccount(#[source] kube::config::InClusterError),
     /// The URL of the API server.
     #[error("--master {url:?} is no URL: {reason}")]
     Master {
@@ -51,8 +52,13 @@ pub enum ConnectError {
         reason: String,
     },
     /// Certificates or credentials.
-    #[error("cannot use the credentials for the API server: {0}")]
-    Credentials(#[from] kube::Error),
+    #[error("cannot use the credentials for the API server {server}: {}; check the context's user", credentials(.source))]
+    Credentials {
+        /// Its URL.
+        server: String,
+        /// What is wrong with them.
+        source: kube::Error,
+    },
 }
 
 /// Why an annotation was not written.
@@ -73,6 +79,8 @@ const CHECK_IN_PERIOD: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Client {
     pub(super) kube: kube::Client,
+    /// The API server's URL.
+    pub(super) server: String,
     period: Duration,
 }
 
@@ -81,7 +89,7 @@ impl Client {
     /// the pod that this process runs in. `master` wins over the server in `kubeconfig`.
     pub async fn connect(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Self, ConnectError> {
         let mut config = match (kubeconfig, master) {
-            (Some(path), _) => from_file(path).await?,
+            (Some(path), _) => kubeconfig::load(&[path.to_owned()], None).await?,
             (None, Some(url)) => Config::new(parse_url(url)?),
             (None, None) => Config::incluster()?,
         };
@@ -94,7 +102,10 @@ impl Client {
     pub(super) fn with(mut config: Config) -> Result<Self, ConnectError> {
         config.connect_timeout = Some(CONNECT_LIMIT);
         config.read_timeout = Some(READ_LIMIT);
-        Ok(Self { kube: kube::Client::try_from(config)?, period: CHECK_IN_PERIOD })
+        let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let kube = kube::Client::try_from(config);
+        let kube = kube.map_err(|source| ConnectError::Credentials { server: server.clone(), source })?;
+        Ok(Self { kube, server, period: CHECK_IN_PERIOD })
     }
 
     /// The client of a node that checks in so often.
@@ -135,10 +146,17 @@ pub(super) fn describe(error: &kube::Error) -> String {
     causes::text(error)
 }
 
-async fn from_file(path: &Path) -> Result<Config, ConnectError> {
-    let error = |source| ConnectError::Kubeconfig { path: path.display().to_string(), source };
-    let file = Kubeconfig::read_from(path).map_err(error)?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(error)
+/// What is wrong with credentials. Of a plugin's output only the first complaint: there may be a secret in
+/// the rest.
+fn credentials(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Auth(AuthError::AuthExecRun { cmd, out }) => {
+            let complaint = String::from_utf8_lossy(&out.stderr);
+            let complaint = complaint.lines().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+            format!("the credential plugin {cmd:?} failed with {}: {complaint}", out.status)
+        }
+        other => causes::text(other),
+    }
 }
 
 fn parse_url(url: &str) -> Result<axum::http::Uri, ConnectError> {
@@ -157,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_connected_to_is_named() {
         for (kubeconfig, master, expected) in [
-            (Some("/nonexistent"), None, "--kubeconfig /nonexistent: "),
+            (Some("/nonexistent"), None, "kubeconfig /nonexistent: "),
             (None, Some("192.0.2.1:6443"), "--master \"192.0.2.1:6443\""),
             (None, Some("not a url"), "--master \"not a url\""),
         ] {

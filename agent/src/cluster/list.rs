@@ -2,35 +2,38 @@
 
 use std::path::Path;
 
-use kube::{Api, Config, api::ListParams, config::KubeConfigOptions, core::DynamicObject};
+use kube::{Api, Config, api::ListParams, core::DynamicObject};
 
 use super::{
-    Client, ConnectError, NodeRecord, PeerRecord,
+    ApiError, Client, ConnectError, NodeRecord, PeerRecord,
+    kubeconfig::{self, Source, Surroundings},
     object::{NodeView, peer_resource},
 };
 
 impl Client {
-    /// A client for `kubeconfig`, or for what kubectl would use without that flag: the files of
-    /// `$KUBECONFIG`, else `~/.kube/config`.
-    pub async fn from_user_config(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
-        if kubeconfig.is_some() {
-            return Self::connect(kubeconfig, None).await;
-        }
-        let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await.map_err(|source| {
-            ConnectError::Kubeconfig { path: "($KUBECONFIG or ~/.kube/config)".to_owned(), source }
-        })?;
+    /// A client for what a person means: `context`, else the current context, of `kubeconfig`, else of
+    /// what kubectl would use without that flag.
+    pub async fn from_user_config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self, ConnectError> {
+        let config = match Surroundings::here().source(kubeconfig, Path::exists)? {
+            Source::Files(files) => kubeconfig::load(&files, context).await?,
+            Source::ServiceAccount => Config::incluster().map_err(ConnectError::ServiceAccount)?,
+        };
         Self::with(config)
     }
 
     /// All Nodes.
-    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, kube::Error> {
+    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, ApiError> {
         let api: Api<NodeView> = Api::all(self.kube.clone());
-        Ok(api.list(&ListParams::default()).await?.items.into_iter().map(NodeRecord::from).collect())
+        let list = api.list(&ListParams::default()).await;
+        let list = list.map_err(|error| ApiError::new("list nodes", &self.server, error))?;
+        Ok(list.items.into_iter().map(NodeRecord::from).collect())
     }
 
     /// All Peers.
-    pub async fn peers(&self) -> Result<Vec<PeerRecord>, kube::Error> {
+    pub async fn peers(&self) -> Result<Vec<PeerRecord>, ApiError> {
         let api: Api<DynamicObject> = Api::all_with(self.kube.clone(), &peer_resource());
-        Ok(api.list(&ListParams::default()).await?.items.into_iter().map(PeerRecord::from).collect())
+        let list = api.list(&ListParams::default()).await;
+        let list = list.map_err(|error| ApiError::new("list peers", &self.server, error))?;
+        Ok(list.items.into_iter().map(PeerRecord::from).collect())
     }
 }

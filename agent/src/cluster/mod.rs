@@ -4,10 +4,14 @@
 //! merge patch). Nothing here decides anything: objects become records, and records become messages.
 
 mod client;
+mod error;
+mod kubeconfig;
 mod list;
 mod object;
 mod watch;
 
 pub use client::{Client, ConnectError, PatchError};
+pub use error::ApiError;
+pub use kubeconfig::KubeconfigError;
 pub use object::{NodeRecord, PeerRecord};
 pub use watch::{Change, Event, Renewal, watch_nodes, watch_peers};

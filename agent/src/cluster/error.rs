@@ -1,0 +1,71 @@
+//! What the API server did not do, in one line for a person: what was asked of whom, what it said, and
+//! what to do about it.
+
+use std::error::Error;
+
+use super::client::describe;
+
+/// A request to the API server that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {asked}: {}", explain(.source, .server))]
+pub struct ApiError {
+    /// What was asked for, as `list nodes` or `create peers/laptop`.
+    asked: String,
+    /// The API server's URL.
+    server: String,
+    #[source]
+    source: kube::Error,
+}
+
+impl ApiError {
+    /// The failure to do what was `asked` (`list nodes`, `create peers/laptop`) of the API server at the
+    /// URL `server`.
+    pub(super) fn new(asked: impl Into<String>, server: &str, source: kube::Error) -> Self {
+        Self { asked: asked.into(), server: server.to_owned(), source }
+    }
+
+    /// The HTTP status of the answer; `None` if there was no answer.
+    pub fn status(&self) -> Option<u16> {
+        match &self.source {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        }
+    }
+}
+
+fn explain(error: &kube::Error, server: &str) -> String {
+    let said = describe(error);
+    match error {
+        kube::Error::Api(status) => match status.code {
+            401 => {
+                format!("{server} does not accept the credentials: {said}; log in anew, or check the context's user")
+            }
+            403 => format!("{said}; ask an administrator for this right"),
+            404 if said.contains("page not found") => {
+                format!(
+                    "{server} does not know the resource: {said}; install its definition, or check the server's URL"
+                )
+            }
+            _ => said,
+        },
+        kube::Error::Auth(_) => format!("no credentials for {server}: {said}; check the context's user"),
+        _ => {
+            let innermost = innermost(error);
+            if innermost.contains("certificate") {
+                return format!(
+                    "the certificate of {server} is not trusted: {innermost}; check the cluster's certificate-authority"
+                );
+            }
+            format!("{server} does not answer: {innermost}; check that it runs and that it is the one you mean")
+        }
+    }
+}
+
+/// The last of the causes: the others say that a request failed, this one why.
+fn innermost(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
