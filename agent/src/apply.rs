@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
-use topology::{DeviceDiff, DevicePlan, InterfaceName, PeerStatistics, Plan, Route};
+use topology::{DeviceDiff, DevicePlan, InterfaceName, PeerStatistics, Plan, Route, report::Backend};
 
 use crate::{
     backoff::Backoff,
@@ -52,6 +52,11 @@ impl<H: Host> Applier<H> {
     /// What the device knows of its peers.
     pub fn statistics(&self) -> Vec<PeerStatistics> {
         self.device.as_ref().map(|device| device.statistics()).unwrap_or_default()
+    }
+
+    /// Who moves the packets; `None` while there is no device.
+    pub fn backend(&self) -> Option<Backend> {
+        self.device.as_ref().map(|device| device.backend())
     }
 
     /// Makes device and host what `plan` says; `facts` are the host's at this moment.

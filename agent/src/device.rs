@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use topology::{DeviceDiff, DevicePeer, InterfaceName, PeerStatistics, PublicKey, SecretKey};
+use topology::{DeviceDiff, DevicePeer, InterfaceName, PeerStatistics, PublicKey, SecretKey, report::Backend};
 
 /// One part of a change that failed; the other parts were made.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,9 @@ pub trait Device: Send {
 
     /// What is known of each peer now.
     fn statistics(&self) -> Vec<PeerStatistics>;
+
+    /// Who moves the packets.
+    fn backend(&self) -> Backend;
 }
 
 /// Makes the interface, again when someone removed it.
@@ -99,9 +102,15 @@ impl Device for engine::Device {
                     key,
                     endpoint: peer.endpoint.map(canonical),
                     last_handshake: peer.last_handshake,
+                    rx_bytes: peer.rx_bytes,
+                    tx_bytes: peer.tx_bytes,
                 })
             })
             .collect()
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::Userspace
     }
 }
 

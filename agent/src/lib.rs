@@ -18,6 +18,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod mtu;
 pub mod os;
+pub mod ping;
 pub mod resolver;
 pub mod run;
 pub mod state;

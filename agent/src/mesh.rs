@@ -22,6 +22,7 @@ use topology::{
     announce::{self, Findings, Identity},
     discovery::{Addresses, Candidates, choose},
     nat,
+    report::{Problem, Report, unix_seconds},
 };
 use tracing::{debug, error, info, warn};
 
@@ -32,6 +33,7 @@ use crate::{
     flags::Options,
     health::Pulse,
     host::{Facts, Failure, Host},
+    http::Question,
     metrics::Metrics,
     mtu,
     os::watch::Change,
@@ -53,12 +55,16 @@ pub struct Channels {
     pub events: mpsc::Receiver<Event>,
     /// Something changed on the host.
     pub host_changes: mpsc::Receiver<Change>,
+    /// Somebody wants the device's statistics.
+    pub questions: mpsc::Receiver<Question>,
     /// Where the watches are told to begin anew.
     pub renewal: watch::Sender<()>,
     /// Where the loop shows that it turns.
     pub pulse: Pulse,
     /// Where others read the newest topology.
     pub topology: watch::Sender<Option<Arc<Topology>>>,
+    /// Where others read what became of it on this node.
+    pub report: watch::Sender<Report>,
 }
 
 /// Why the loop ended although nobody asked it to.
@@ -141,6 +147,8 @@ impl<H: Host> Mesh<H> {
                     self.debounce.note(Instant::now());
                 }
                 () = self.resolver.changed() => self.debounce.note(Instant::now()),
+                // Its end is the end of the HTTP server, which does not go unnoticed.
+                Some(question) = channels.questions.recv() => drop(question.send(self.applier.statistics())),
                 progress = self.writer.progress() => self.on_progress(progress),
                 _ = resync.tick() => self.debounce.note(Instant::now()),
                 _ = check_in.tick() => self.check_in(&channels.renewal),
@@ -149,7 +157,7 @@ impl<H: Host> Mesh<H> {
                     tokio::select! {
                         // Whatever is half done by then is undone, or what the next run begins with.
                         () = stop.cancelled() => break,
-                        () = self.reconcile(&channels.topology) => {}
+                        () = self.reconcile(&channels) => {}
                     }
                 }
             }
@@ -213,17 +221,23 @@ impl<H: Host> Mesh<H> {
         }
     }
 
-    async fn reconcile(&mut self, latest: &watch::Sender<Option<Arc<Topology>>>) {
+    async fn reconcile(&mut self, channels: &Channels) {
         if !self.state.is_complete() {
             return;
         }
         self.metrics.reconciling();
         let begin = Instant::now();
         let failures = match self.applier.host().facts().await {
-            Ok(facts) => self.reconcile_with(&facts, latest).await,
+            Ok(facts) => self.reconcile_with(&facts, channels).await,
             Err(failure) => vec![failure],
         };
         failures.iter().for_each(|failure| self.metrics.failed(failure.doing));
+        channels.report.send_modify(|report| {
+            report.backend = self.applier.backend();
+            report.idle = self.told.why_idle().map(str::to_owned);
+            report.left_out = self.state.left_out();
+            report.problems = failures.iter().map(problem).collect();
+        });
         self.told.failures(failures.into_iter().collect());
         // One that is past was not even tried, because there is no part to play now.
         if let Some(at) = self.applier.retry_at().filter(|at| *at > Instant::now()) {
@@ -233,7 +247,7 @@ impl<H: Host> Mesh<H> {
         self.write_annotations();
     }
 
-    async fn reconcile_with(&mut self, facts: &Facts, latest: &watch::Sender<Option<Arc<Topology>>>) -> Vec<Failure> {
+    async fn reconcile_with(&mut self, facts: &Facts, channels: &Channels) -> Vec<Failure> {
         let Some(own) = self.state.own().cloned() else {
             self.told
                 .idle(&format!("there is no Node called {}; if its name is another one, pass --hostname", self.name));
@@ -242,8 +256,8 @@ impl<H: Host> Mesh<H> {
         self.addresses = announce::addresses_or_last(choose(&self.candidates(facts, &own)), &self.addresses);
         let mut failures = Vec::new();
         if let Some(topology) = self.topology(&own) {
-            failures = self.play_part_in(&topology, facts).await;
-            latest.send_replace(Some(Arc::new(topology)));
+            failures = self.play_part_in(&topology, facts, &channels.report).await;
+            channels.topology.send_replace(Some(Arc::new(topology)));
         }
         if self.options.cni_path.is_some() && !own.pod_cidrs.is_empty() {
             failures.extend(self.applier.host().set_pod_ranges(&own.pod_cidrs).await);
@@ -289,7 +303,12 @@ impl<H: Host> Mesh<H> {
     }
 
     /// Plans this node's part in `topology` and applies it.
-    async fn play_part_in(&mut self, topology: &Topology, facts: &Facts) -> Vec<Failure> {
+    async fn play_part_in(
+        &mut self,
+        topology: &Topology,
+        facts: &Facts,
+        report: &watch::Sender<Report>,
+    ) -> Vec<Failure> {
         let behind_nat = nat::behind_nat(topology);
         let discovered = nat::endpoints(&behind_nat, &self.applier.statistics(), SystemTime::now());
         let prefer_v4 = self.addresses.external_ip.is_none_or(|ip| ip.is_ipv4());
@@ -307,6 +326,11 @@ impl<H: Host> Mesh<H> {
         let mtu = mtu::choose(self.options.mtu, facts, &self.addresses.internal_ips);
         let failures = self.applier.apply(&plan, mtu, facts).await;
         self.metrics.leads(plan.leader);
+        report.send_modify(|report| {
+            report.play(&plan, topology);
+            report.mtu = Some(mtu);
+            report.applied = Some(wall_clock());
+        });
         self.told.part(plan.leader, topology.segment_of(&self.name));
         let wireguard_ips: Vec<IpNet> = plan.addresses.into_iter().collect();
         self.findings = Findings { wireguard_ips, discovered_endpoints: discovered };
@@ -372,8 +396,11 @@ async fn due(debounce: Debounce) {
 
 /// Unix seconds by the local clock; 0 before 1970.
 fn wall_clock() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    unix_seconds(SystemTime::now())
+}
+
+fn problem(failure: &Failure) -> Problem {
+    Problem { doing: failure.doing.to_owned(), error: failure.error.clone() }
 }
 
 /// The DNS names of `topology`, each with one object that is reached by it.

@@ -13,7 +13,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use topology::{NodeName, announce::Identity};
+use topology::{NodeName, announce::Identity, report::Report};
 use tracing::{info, warn};
 
 use crate::{
@@ -67,6 +67,9 @@ async fn run(options: Options) -> Result<()> {
     // Whichever of its clocks is faster, the loop turns at least once a check-in.
     let pulse = Pulse::new(options.check_in_period);
     let (topology, latest) = watch::channel(None);
+    let (report, reported) = watch::channel(Report::new(name.clone(), version, interface.clone()));
+    let (questioner, questions) = mpsc::channel(1);
+    let reporter = http::Reporter::new(reported, questioner);
     let (sender, events) = mpsc::channel(QUEUE);
     let (renewal, renewed) = watch::channel(());
     let mut tasks = JoinSet::new();
@@ -74,7 +77,7 @@ async fn run(options: Options) -> Result<()> {
     let nodes = cluster::watch_nodes(client.clone(), sender.clone(), renewed.clone());
     tasks.spawn(watched("the watch of nodes", nodes));
     tasks.spawn(watched("the watch of peers", cluster::watch_peers(client.clone(), sender, renewed)));
-    tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest)));
+    tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter)));
 
     let identity = Identity {
         key: key.public,
@@ -87,8 +90,9 @@ async fn run(options: Options) -> Result<()> {
     let resolver = Resolver::new(resolver::system(), options.resync_period);
     let writer = Writer::new(client, name.to_string());
     let mesh = Mesh::new(options, name, identity, applier, resolver, writer, metrics);
+    let channels = Channels { events, host_changes, questions, renewal, pulse, topology, report };
     tokio::select! {
-        result = mesh.run(Channels { events, host_changes, renewal, pulse, topology }, stop) => Ok(result?),
+        result = mesh.run(channels, stop) => Ok(result?),
         Some(ended) = tasks.join_next() => Err(ended.unwrap_or_else(anyhow::Error::from)),
     }
 }

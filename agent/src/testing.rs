@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use topology::{DeviceDiff, DevicePlan, Firewall, PeerStatistics, PublicKey, Route, Rule};
+use topology::{DeviceDiff, DevicePlan, Firewall, PeerStatistics, PublicKey, Route, Rule, report::Backend};
 
 use crate::{
     device::{Device, DeviceError, DeviceFactory},
@@ -155,5 +155,9 @@ impl Device for Fake {
 
     fn statistics(&self) -> Vec<PeerStatistics> {
         self.world().statistics.clone()
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::Userspace
     }
 }

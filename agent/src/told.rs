@@ -78,6 +78,11 @@ impl Told {
         }
     }
 
+    /// Why this node has no part in the mesh, if it has none.
+    pub fn why_idle(&self) -> Option<&str> {
+        self.idle.as_deref()
+    }
+
     /// This node plays this part; said again after it played none.
     pub fn part(&mut self, leader: bool, segment: Option<&Segment>) {
         let was_idle = self.idle.take().is_some();

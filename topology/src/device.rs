@@ -39,6 +39,10 @@ pub struct PeerStatistics {
     pub endpoint: Option<SocketAddr>,
     /// When the last handshake was completed; `None` means never.
     pub last_handshake: Option<SystemTime>,
+    /// Bytes received from it, as the device counts them.
+    pub rx_bytes: u64,
+    /// Bytes sent to it, as the device counts them.
+    pub tx_bytes: u64,
 }
 
 /// The whole device. Name, MTU and private key are the agent's and not part of the mesh's logic.

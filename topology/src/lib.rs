@@ -27,6 +27,7 @@ pub mod network;
 pub mod peer;
 pub mod plan;
 pub mod readiness;
+pub mod report;
 pub mod topology;
 pub mod warning;
 

@@ -46,6 +46,8 @@ mod tests {
             key: key(n),
             endpoint: endpoint.map(|text| text.parse().unwrap()),
             last_handshake,
+            rx_bytes: 0,
+            tx_bytes: 0,
         };
         let ago = |seconds| Some(now - Duration::from_secs(seconds));
         let statistics = [

@@ -10,8 +10,8 @@ use kube::{
     core::GroupVersionKind,
 };
 use serde_json::json;
-use tokio::task::JoinHandle;
-use topology::{Granularity, SegmentName};
+use tokio::{sync::oneshot, task::JoinHandle};
+use topology::{Granularity, PeerStatistics, SegmentName, report::Backend};
 
 use super::*;
 use crate::{
@@ -35,6 +35,8 @@ struct Lab {
     events: mpsc::Sender<Event>,
     host_changes: mpsc::Sender<os::watch::Change>,
     topology: watch::Receiver<Option<Arc<Topology>>>,
+    report: watch::Receiver<Report>,
+    questions: mpsc::Sender<Question>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), LoopError>>,
 }
@@ -114,17 +116,21 @@ impl Lab {
         let (events, events_in) = mpsc::channel(16);
         let (host_changes, host_changes_in) = mpsc::channel(1);
         let (topology_out, topology) = watch::channel(None);
+        let (report_out, report) = watch::channel(Report::new("me".into(), "1.2.3", "kilo0".into()));
+        let (questions, questions_in) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let (renewal, _) = watch::channel(());
         let channels = Channels {
             events: events_in,
             host_changes: host_changes_in,
+            questions: questions_in,
             renewal,
             pulse: Pulse::new(Duration::from_secs(3600)),
             topology: topology_out,
+            report: report_out,
         };
         let task = tokio::spawn(mesh.run(channels, stop.clone()));
-        Self { fake, metrics, events, host_changes, topology, stop, task }
+        Self { fake, metrics, events, host_changes, topology, report, questions, stop, task }
     }
 
     /// Feeds the loop from `server`, for as long as what this returns lives.
@@ -202,6 +208,51 @@ async fn the_mesh_is_applied_although_nothing_can_be_written() {
         topology.iter().flat_map(|topology| &topology.segments).map(|segment| segment.name.clone()).collect()
     };
     assert_eq!(segments(&lab), ["location:b", "location:c", "location:here"].map(SegmentName::from));
+}
+
+#[tokio::test]
+async fn what_became_of_the_plan_is_reported_and_questions_are_answered() {
+    let lab = Lab::start().await;
+    lab.fill().await;
+    let dead = NodeRecord { annotations: BTreeMap::new(), ..node("dead", 1) };
+    lab.nodes(Change::Apply(dead)).await;
+    lab.eventually("a report", |lab| !lab.report.borrow().left_out.is_empty()).await;
+    {
+        let report = lab.report.borrow();
+        assert!(report.leader && report.applied.is_some() && report.idle.is_none(), "{report:?}");
+        assert_eq!(
+            (report.mtu, report.listen_port, report.backend),
+            (Some(1420), Some(51820), Some(Backend::Userspace))
+        );
+        assert_eq!(report.wireguard_ips, ["10.4.0.3/16".parse().unwrap()]);
+        let peers: Vec<_> = report.peers.iter().map(|peer| (peer.label.as_str(), peer.address)).collect();
+        assert_eq!(
+            peers,
+            [("location:b", "10.4.0.1".parse().ok()), ("location:c", "10.4.0.2".parse().ok())],
+            "each with the address of its WireGuard interface"
+        );
+    }
+    let known = PeerStatistics {
+        key: KEYS[1].parse().unwrap(),
+        endpoint: None,
+        last_handshake: None,
+        rx_bytes: 1,
+        tx_bytes: 2,
+    };
+    lab.fake.world().statistics = vec![known.clone()];
+    let (question, answer) = oneshot::channel();
+    lab.questions.send(question).await.unwrap();
+    assert_eq!(answer.await, Ok(vec![known]));
+
+    lab.fake.world().routes_fail = true;
+    lab.nodes(Change::Delete("c".to_owned())).await;
+    lab.eventually("a problem", |lab| {
+        lab.report.borrow().problems == [problem(&Failure::new("routes", "the test says so"))]
+    })
+    .await;
+    lab.nodes(Change::Delete("me".to_owned())).await;
+    lab.eventually("no part", |lab| lab.report.borrow().idle.as_deref().is_some_and(|why| why.contains("no Node")))
+        .await;
 }
 
 #[tokio::test]

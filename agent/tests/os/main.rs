@@ -6,6 +6,7 @@ mod files;
 mod firewall;
 mod host;
 mod namespace;
+mod ping;
 mod routes;
 mod rules;
 mod watch;

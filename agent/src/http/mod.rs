@@ -1,0 +1,185 @@
+//! What the agent shows over HTTP: `/health`, `/metrics`, a picture of the mesh at `/graph` and what it
+//! knows of its own part at `/status`.
+//!
+//! Whoever reaches the port may ask, so nothing here is secret, and no number of requests costs much.
+
+mod graph;
+mod status;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+use topology::{Topology, report};
+
+pub use status::{Question, Reporter};
+
+use crate::{
+    health::Pulse,
+    metrics::{self, Metrics},
+};
+
+/// The newest topology, once there is one.
+pub type LatestTopology = watch::Receiver<Option<Arc<Topology>>>;
+
+/// What the handlers read.
+#[derive(Clone)]
+pub struct Shared {
+    metrics: Arc<Metrics>,
+    pulse: Pulse,
+    topology: LatestTopology,
+    reporter: Arc<Reporter>,
+    /// One drawing at a time: whoever can reach the port must not be able to fill the machine.
+    drawing: Arc<Semaphore>,
+    /// Graphviz' program.
+    dot: &'static str,
+}
+
+impl Shared {
+    /// Shows `metrics`, `pulse`, `topology` and what `reporter` collects.
+    pub fn new(metrics: Arc<Metrics>, pulse: Pulse, topology: LatestTopology, reporter: Reporter) -> Self {
+        let (reporter, drawing) = (Arc::new(reporter), Arc::new(Semaphore::new(1)));
+        Self { metrics, pulse, topology, reporter, drawing, dot: "dot" }
+    }
+}
+
+/// Binds `address`, `host:port`. A host without IPv6 gets what `[::]` stands for elsewhere.
+pub async fn listen(address: &str) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => match address.strip_prefix("[::]") {
+            Some(port) => TcpListener::bind(format!("0.0.0.0{port}")).await,
+            None => Err(error),
+        },
+        result => result,
+    }
+}
+
+/// Serves until the listener fails for good.
+pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/health", get(show_health))
+        .route("/metrics", get(show_metrics))
+        .route("/graph", get(graph::show))
+        .route(report::PATH, get(status::show))
+        .with_state(shared);
+    axum::serve(listener, app).await
+}
+
+async fn show_health(State(shared): State<Shared>) -> Result<StatusCode, Refusal> {
+    match shared.pulse.stopped_for() {
+        None => Ok(StatusCode::OK),
+        Some(age) => {
+            let message = format!("the event loop has not turned for {} s\n", age.as_secs());
+            Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, message))
+        }
+    }
+}
+
+async fn show_metrics(State(shared): State<Shared>) -> Response {
+    match shared.metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// An answer that is not what was asked for, and why.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::mpsc,
+    };
+    use topology::{Granularity, Input, report::Report};
+
+    /// One that nobody answers.
+    fn reporter() -> Reporter {
+        let (_, report) = watch::channel(Report::new("a".into(), "1.2.3", "kilo0".into()));
+        Reporter::new(report, mpsc::channel(1).0)
+    }
+
+    /// The status line and the body of what a server with `topology` answers to `path`.
+    async fn ask(path: &str, topology: Option<Arc<Topology>>, dot: &'static str) -> (String, String) {
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_sender, receiver) = watch::channel(topology);
+        let pulse = Pulse::new(Duration::from_secs(30));
+        let shared = Shared { dot, ..Shared::new(Arc::default(), pulse, receiver, reporter()) };
+        let server = tokio::spawn(serve(listener, shared));
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: kg\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        server.abort();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    fn empty_mesh() -> Option<Arc<Topology>> {
+        let input = Input {
+            nodes: vec![],
+            peers: vec![],
+            granularity: Granularity::Location,
+            subnets: &["10.4.0.0/16".parse().unwrap()],
+        };
+        Some(Arc::new(Topology::build(&input).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn each_path_answers() {
+        for (path, status, body) in [
+            ("/health", "200", ""),
+            ("/metrics", "200", "kilo_leader 0"),
+            ("/graph?format=dot", "200", "digraph kilo"),
+            ("/graph?format=exe", "400", "unknown format"),
+            ("/graph?layout=exe", "400", "unknown layout"),
+            ("/graph", "501", "ask for format=dot"),
+            ("/status", "200", "\"node\":\"a\""),
+            ("/other", "404", ""),
+        ] {
+            let (head, found) = ask(path, empty_mesh(), "a-program-that-is-not-there").await;
+            assert!(head.contains(status) && found.contains(body), "{path}: {head}: {found}");
+        }
+        assert!(ask("/graph?format=dot", None, "dot").await.0.contains("503"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn health_is_that_of_the_loop() {
+        let pulse = Pulse::new(Duration::ZERO);
+        let (_sender, receiver) = watch::channel(None);
+        let shared = Shared::new(Arc::default(), pulse.clone(), receiver, reporter());
+        let ask = || show_health(State(shared.clone()));
+        assert_eq!(ask().await, Ok(StatusCode::OK));
+        tokio::time::advance(Duration::from_secs(200)).await;
+        assert_eq!(ask().await.unwrap_err().0, StatusCode::SERVICE_UNAVAILABLE);
+        pulse.beat();
+        assert_eq!(ask().await, Ok(StatusCode::OK));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fails_or_succeeds_is_heard() {
+        // cat takes no such options; true reads no input.
+        assert!(ask("/graph?format=svg", empty_mesh(), "cat").await.0.contains("500"));
+        assert!(ask("/graph?format=svg", empty_mesh(), "true").await.0.contains("200"));
+    }
+}
