@@ -233,10 +233,11 @@ impl View<'_> {
         let table = ENCAPSULATION_TABLE;
         plan.routes.insert(Route { dst: to, via: Some(neighbour), dev: tunnel.clone(), src: Some(own), table });
         for cidr in self.member.pod_cidrs.iter().filter(|cidr| same_family(cidr.addr(), neighbour)) {
-            plan.rules.insert(Rule { from: Some(*cidr), to, iif: None, table });
+            plan.rules.insert(Rule { from: Some(*cidr), to, iif: None, unless_mark: None, table });
         }
         if plan.leader {
-            plan.rules.insert(Rule { from: None, to, iif: Some(self.local.interface.clone()), table });
+            let iif = Some(self.local.interface.clone());
+            plan.rules.insert(Rule { from: None, to, iif, unless_mark: None, table });
         }
     }
 

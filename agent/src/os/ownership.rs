@@ -67,6 +67,8 @@ struct StoredRule {
     to: IpNet,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     iif: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unless_mark: Option<u32>,
     table: u32,
 }
 
@@ -173,7 +175,10 @@ fn read(text: &[u8], boot: &str) -> Option<Owned> {
         return None;
     }
     let route = |StoredRoute { dst, via, dev, src, table }| Route { dst, via, dev: dev.into(), src, table };
-    let rule = |StoredRule { from, to, iif, table }| Rule { from, to, iif: iif.map(Into::into), table };
+    let rule = |StoredRule { from, to, iif, unless_mark, table }| {
+        let iif = iif.map(Into::into);
+        Rule { from, to, iif, unless_mark, table }
+    };
     Some(Owned {
         routes: stored.routes.into_iter().map(route).collect(),
         rules: stored.rules.into_iter().map(rule).collect(),
@@ -186,8 +191,8 @@ fn write(owned: &Owned, boot: &str) -> io::Result<Vec<u8>> {
         StoredRoute { dst, via, dev: dev.to_string(), src, table }
     };
     let rule = |rule: &Rule| {
-        let Rule { from, to, iif, table } = rule.clone();
-        StoredRule { from, to, iif: iif.map(|name| name.to_string()), table }
+        let Rule { from, to, iif, unless_mark, table } = rule.clone();
+        StoredRule { from, to, iif: iif.map(|name| name.to_string()), unless_mark, table }
     };
     let stored = Stored {
         boot: boot.to_owned(),
@@ -260,11 +265,12 @@ mod tests {
     #[test]
     fn the_memory_survives_a_restart_but_not_a_reboot() {
         let owned = Owned {
-            routes: set(&[OLD, "fd02::/64 dev kilo0"]),
+            routes: &set(&[OLD, "fd02::/64 dev kilo0"]) | &[Route::throw("10.3.0.0/24".parse().unwrap(), 1108)].into(),
             rules: BTreeSet::from([Rule {
                 from: None,
                 to: "10.1.0.3/32".parse().unwrap(),
                 iif: Some("kilo0".into()),
+                unless_mark: Some(1108),
                 table: 1107,
             }]),
         };

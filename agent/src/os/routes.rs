@@ -1,11 +1,12 @@
 //! Routes as the kernel has them (rtnetlink(7), `RTM_*ROUTE`).
 //!
-//! A route is recognised only if it is exactly of the kind that Kilo makes: unicast, protocol
-//! `static`, one next hop, the metric that a family gets by default, `onlink` where there is a
-//! gateway. Anything else is somebody else's and is not seen here at all.
+//! A route is recognised only if it is exactly of the kind that Kilo makes: unicast (or the exception
+//! from such, `throw`), protocol `static`, one next hop, the metric that a family gets by default,
+//! `onlink` where there is a gateway. Anything else is somebody else's and is not seen here at all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
@@ -17,7 +18,7 @@ use netlink_packet_route::{
     },
 };
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use topology::{InterfaceName, Route, SetDiff};
+use topology::{InterfaceName, MAIN_TABLE, Route, SetDiff};
 
 use super::{Error, Netlink, Refusal, links};
 
@@ -75,7 +76,8 @@ pub(super) fn table(message: &RouteMessage) -> u32 {
 /// The route in `message`, if it is of our kind and its interface still has a name.
 fn parse(message: &RouteMessage, names: &BTreeMap<u32, InterfaceName>) -> Option<Route> {
     let RouteHeader { protocol, kind, tos, source_prefix_length, address_family, flags, .. } = message.header;
-    let is_ours = protocol == RouteProtocol::Static && kind == RouteType::Unicast;
+    let is_throw = kind == RouteType::Throw;
+    let is_ours = protocol == RouteProtocol::Static && (kind == RouteType::Unicast || is_throw);
     if !is_ours || tos != 0 || source_prefix_length != 0 {
         return None;
     }
@@ -84,6 +86,8 @@ fn parse(message: &RouteMessage, names: &BTreeMap<u32, InterfaceName>) -> Option
         match attribute {
             RouteAttribute::Gateway(address) => via = Some(ip(address)?),
             RouteAttribute::PrefSource(address) => src = Some(ip(address)?),
+            // IPv6 gives every route an interface (`net->loopback_dev`, net/ipv6/route.c) and an error.
+            RouteAttribute::Oif(_) | RouteAttribute::Metrics(_) if is_throw => {}
             RouteAttribute::Oif(index) => dev = Some(names.get(index)?.clone()),
             RouteAttribute::Priority(metric) => priority = *metric,
             RouteAttribute::Destination(_) | RouteAttribute::Table(_) => {}
@@ -95,7 +99,11 @@ fn parse(message: &RouteMessage, names: &BTreeMap<u32, InterfaceName>) -> Option
     if priority != metric(address_family) || flags.contains(RouteFlags::Onlink) != via.is_some() {
         return None;
     }
-    Some(Route { dst: destination(message)?, via, dev: dev?, src, table: table(message) })
+    let (dst, table) = (destination(message)?, table(message));
+    if is_throw {
+        return Some(Route::throw(dst, table));
+    }
+    Some(Route { dst, via, dev: dev?, src, table })
 }
 
 /// All routes of our kind, in all tables, of both families, whoever made them.
@@ -114,6 +122,54 @@ pub async fn present(netlink: &Netlink) -> Result<BTreeSet<Route>, Error> {
     Ok(routes)
 }
 
+/// A route of the main table, of any kind and whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MainRoute {
+    /// The destination.
+    pub dst: IpNet,
+    /// The gateway.
+    pub via: Option<IpAddr>,
+    /// The interface; none for what is unreachable, and for several next hops.
+    pub dev: Option<InterfaceName>,
+}
+
+impl fmt::Display for MainRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.dst)?;
+        self.via.iter().try_for_each(|via| write!(f, " via {via}"))?;
+        self.dev.iter().try_for_each(|dev| write!(f, " dev {dev}"))
+    }
+}
+
+/// The main table's routes of both families.
+pub async fn main_table(netlink: &Netlink) -> Result<BTreeSet<MainRoute>, Error> {
+    let names: BTreeMap<u32, InterfaceName> =
+        links::all(netlink).await?.into_iter().map(|link| (link.index, link.name)).collect();
+    let mut routes = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        let messages = dump(netlink, request).await?;
+        // Older kernels tell of all tables.
+        let main = messages.iter().filter(|message| table(message) == MAIN_TABLE);
+        routes.extend(main.filter_map(|message| main_route(message, &names)));
+    }
+    Ok(routes)
+}
+
+fn main_route(message: &RouteMessage, names: &BTreeMap<u32, InterfaceName>) -> Option<MainRoute> {
+    let mut route = MainRoute { dst: destination(message)?, via: None, dev: None };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Gateway(address) => route.via = ip(address),
+            RouteAttribute::Oif(index) => route.dev = names.get(index).cloned(),
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
 pub(super) async fn dump(netlink: &Netlink, request: RouteMessage) -> Result<Vec<RouteMessage>, Error> {
     let entries = netlink.dump(RouteNetlinkMessage::GetRoute(request)).await;
     let entries = entries.map_err(|source| Error::List { what: "routes", source })?;
@@ -124,23 +180,22 @@ pub(super) async fn dump(netlink: &Netlink, request: RouteMessage) -> Result<Vec
     Ok(routes.collect())
 }
 
-fn message(route: &Route, link: u32) -> RouteMessage {
+/// `link` is the interface's number; a [`Route::throw`] has none.
+fn message(route: &Route, link: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: family(route.dst.addr()),
         destination_prefix_length: route.dst.prefix_len(),
         protocol: RouteProtocol::Static,
-        kind: RouteType::Unicast,
+        kind: if route.is_throw() { RouteType::Throw } else { RouteType::Unicast },
         // As ip-route(8) does: what needs no gateway is on the link.
-        scope: if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link },
+        scope: if route.via.is_some() || route.is_throw() { RouteScope::Universe } else { RouteScope::Link },
         flags: if route.onlink() { RouteFlags::Onlink } else { RouteFlags::empty() },
         ..RouteHeader::default()
     };
-    message.attributes = vec![
-        RouteAttribute::Table(route.table),
-        RouteAttribute::Destination(route.dst.network().into()),
-        RouteAttribute::Oif(link),
-    ];
+    message.attributes =
+        vec![RouteAttribute::Table(route.table), RouteAttribute::Destination(route.dst.network().into())];
+    message.attributes.extend(link.map(RouteAttribute::Oif));
     message.attributes.extend(route.via.map(|ip| RouteAttribute::Gateway(ip.into())));
     message.attributes.extend(route.src.map(|ip| RouteAttribute::PrefSource(ip.into())));
     let metric = metric(message.header.address_family);
@@ -170,12 +225,12 @@ pub async fn apply(netlink: &Netlink, diff: &SetDiff<Route>) -> Vec<Error> {
 
 async fn add(links: &mut Indices<'_>, route: &Route, replace: bool) -> Result<(), Error> {
     let (action, flag) = if replace { ("replace", NLM_F_REPLACE) } else { ("add", NLM_F_EXCL) };
-    let result = match links.get(&route.dev).await? {
-        Some(link) => {
-            let request = RouteNetlinkMessage::NewRoute(message(route, link));
-            links.netlink.change(request, NLM_F_CREATE | flag).await
-        }
-        None => Err(Refusal::no_link()),
+    let link = links.get(&route.dev).await?;
+    let result = if link.is_some() || route.is_throw() {
+        let request = RouteNetlinkMessage::NewRoute(message(route, link));
+        links.netlink.change(request, NLM_F_CREATE | flag).await
+    } else {
+        Err(Refusal::no_link())
     };
     result.map_err(|source| match source.errno() {
         Some(libc::EEXIST) if !replace => Error::Occupied { route: Box::new(route.clone()) },
@@ -185,7 +240,10 @@ async fn add(links: &mut Indices<'_>, route: &Route, replace: bool) -> Result<()
 
 async fn remove(links: &mut Indices<'_>, route: &Route) -> Result<(), Error> {
     // A route does not outlive its interface.
-    let Some(link) = links.get(&route.dev).await? else { return Ok(()) };
+    let link = links.get(&route.dev).await?;
+    if link.is_none() && !route.is_throw() {
+        return Ok(());
+    }
     let mut message = message(route, link);
     message.header.scope = RouteScope::NoWhere;
     match links.netlink.change(RouteNetlinkMessage::DelRoute(message), 0).await {
@@ -203,7 +261,11 @@ struct Indices<'a> {
 }
 
 impl Indices<'_> {
+    /// `None` if there is no such interface.
     async fn get(&mut self, name: &InterfaceName) -> Result<Option<u32>, Error> {
+        if name.as_str().is_empty() {
+            return Ok(None);
+        }
         if let Some(index) = self.known.get(name) {
             return Ok(*index);
         }
@@ -239,14 +301,16 @@ mod tests {
             route("0.0.0.0/0", None, 1107),
             route("fd02::/64", Some("fd04::1"), 1107),
             route("::/0", None, 254),
+            Route::throw("10.2.0.0/24".parse().unwrap(), 1108),
+            Route::throw("fd02::/64".parse().unwrap(), 1108),
         ] {
-            assert_eq!(parse(&message(&route, 7), &names()), Some(route));
+            assert_eq!(parse(&message(&route, Some(7)), &names()), Some(route));
         }
     }
 
     #[test]
     fn what_kilo_would_not_have_made_is_not_seen() {
-        let ours = message(&route("10.2.0.0/24", Some("10.4.0.1"), 254), 7);
+        let ours = message(&route("10.2.0.0/24", Some("10.4.0.1"), 254), Some(7));
         let changed = |change: fn(&mut RouteMessage)| {
             let mut message = ours.clone();
             change(&mut message);

@@ -1,9 +1,13 @@
 //! Policy routing rules as the kernel has them (rtnetlink(7), `RTM_*RULE`; linux/fib_rules.h).
 //!
 //! A rule is recognised only if it is exactly of the kind that Kilo makes: a table lookup with
-//! protocol `static` and our priority, selecting by nothing but source, destination and interface.
+//! protocol `static` and our priority, selecting by nothing but source, destination and interface, or by
+//! the absence of a mark.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use netlink_packet_route::{
@@ -20,32 +24,57 @@ use super::{Error, Netlink};
 /// people make, which get lower numbers, win.
 pub const PRIORITY: u32 = 32_765;
 
+/// The priority of a rule for all packets without a mark: before those by which other tunnels draw all
+/// packets into themselves (wg-quick's at 32764, Tailscale's from 5210 on), or there would be nothing left.
+const UNMARKED_PRIORITY: u32 = 5_200;
+
 /// "No such rule suppresses anything" (`fib_rule.suppress_prefixlen` of a plain rule).
 const NO_SUPPRESSION: u32 = u32::MAX;
 
+/// All bits of a mark count (`FRA_FWMASK`).
+const WHOLE_MARK: u32 = u32::MAX;
+
+fn priority(rule: &Rule) -> u32 {
+    if rule.unless_mark.is_some() { UNMARKED_PRIORITY } else { PRIORITY }
+}
+
+/// All of a family: what a rule without destination is about.
+fn everything(family: AddressFamily) -> Option<IpNet> {
+    match family {
+        AddressFamily::Inet => Some(IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED))),
+        AddressFamily::Inet6 => Some(IpNet::from(IpAddr::from(Ipv6Addr::UNSPECIFIED))),
+        _ => None,
+    }
+    .and_then(|net| IpNet::new(net.addr(), 0).ok())
+}
+
 fn parse(message: &RuleMessage) -> Option<Rule> {
     let RuleHeader { family, dst_len, src_len, tos, table, action, flags } = message.header.clone();
-    if action != RuleAction::ToTable || tos != 0 || flags.contains(RuleFlags::Invert) {
+    if action != RuleAction::ToTable || tos != 0 {
         return None;
     }
-    if !matches!(family, AddressFamily::Inet | AddressFamily::Inet6) {
-        return None;
-    }
-    let (mut from, mut to, mut iif, mut table) = (None, None, None, u32::from(table));
-    let (mut priority, mut protocol) = (0, RouteProtocol::Unspec);
+    let (mut from, mut to, mut iif, mut table) = (None, everything(family)?, None, u32::from(table));
+    let (mut at, mut protocol, mut mark, mut mask) = (0, RouteProtocol::Unspec, None, WHOLE_MARK);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Source(ip) => from = Some(IpNet::new(*ip, src_len).ok()?),
-            RuleAttribute::Destination(ip) => to = Some(IpNet::new(*ip, dst_len).ok()?),
+            RuleAttribute::Destination(ip) => to = IpNet::new(*ip, dst_len).ok()?,
             RuleAttribute::Iifname(name) => iif = Some(name.as_str().into()),
             RuleAttribute::Table(id) => table = *id,
-            RuleAttribute::Priority(value) => priority = *value,
+            RuleAttribute::Priority(value) => at = *value,
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(value) => mask = *value,
             RuleAttribute::Protocol(value) => protocol = *value,
             RuleAttribute::SuppressPrefixLen(NO_SUPPRESSION) => {}
             _ => return None,
         }
     }
-    (priority == PRIORITY && protocol == RouteProtocol::Static).then_some(Rule { from, to: to?, iif, table })
+    // A mark is only ever what a packet must not have.
+    if flags.contains(RuleFlags::Invert) != mark.is_some() || mask != WHOLE_MARK {
+        return None;
+    }
+    let rule = Rule { from, to, iif, unless_mark: mark, table };
+    (at == priority(&rule) && protocol == RouteProtocol::Static).then_some(rule)
 }
 
 fn message(rule: &Rule) -> RuleMessage {
@@ -57,11 +86,17 @@ fn message(rule: &Rule) -> RuleMessage {
     message.header.action = RuleAction::ToTable;
     message.header.dst_len = rule.to.prefix_len();
     message.attributes = vec![
-        RuleAttribute::Destination(rule.to.network()),
         RuleAttribute::Table(rule.table),
-        RuleAttribute::Priority(PRIORITY),
+        RuleAttribute::Priority(priority(rule)),
         RuleAttribute::Protocol(RouteProtocol::Static),
     ];
+    if rule.to.prefix_len() > 0 {
+        message.attributes.push(RuleAttribute::Destination(rule.to.network()));
+    }
+    if let Some(mark) = rule.unless_mark {
+        message.header.flags = RuleFlags::Invert;
+        message.attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(WHOLE_MARK)]);
+    }
     if let Some(from) = rule.from {
         message.header.src_len = from.prefix_len();
         message.attributes.push(RuleAttribute::Source(from.network()));
@@ -119,9 +154,14 @@ mod tests {
             from: Some("10.42.0.0/24".parse().unwrap()),
             to: "10.1.0.3/32".parse().unwrap(),
             iif: Some("kilo0".into()),
+            unless_mark: None,
             table: 1107,
         };
-        assert_eq!(parse(&message(&rule)), Some(rule.clone()));
+        let unmarked =
+            |to: &str| Rule { from: None, to: to.parse().unwrap(), iif: None, unless_mark: Some(1108), table: 1108 };
+        for rule in [rule.clone(), unmarked("0.0.0.0/0"), unmarked("::/0")] {
+            assert_eq!(parse(&message(&rule)), Some(rule));
+        }
         let mut marked = message(&rule);
         marked.attributes.push(RuleAttribute::FwMark(1));
         assert_eq!(parse(&marked), None);

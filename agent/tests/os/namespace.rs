@@ -59,9 +59,12 @@ pub fn wire() {
     ip("link set peer0 up");
 }
 
-/// A route from `DST [via GATEWAY] dev LINK [table TABLE] [src SOURCE]`.
+/// A route from `DST [via GATEWAY] dev LINK [table TABLE] [src SOURCE]` or `throw DST table TABLE`.
 pub fn route(text: &str) -> Route {
     let words: Vec<&str> = text.split(' ').collect();
+    if let ["throw", dst, "table", table] = words[..] {
+        return Route::throw(dst.parse().unwrap(), table.parse().unwrap());
+    }
     let after = |key| words.iter().position(|word| *word == key).map(|at| words[at + 1]);
     Route {
         dst: words[0].parse().unwrap(),

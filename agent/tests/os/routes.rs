@@ -76,6 +76,58 @@ async fn observed(change: impl Future<Output = ()>) -> Vec<&'static str> {
 }
 
 #[test]
+fn an_exception_from_a_route_is_made_recognised_and_removed() {
+    inside(|netlink| async move {
+        wire();
+        let directory = tempfile::tempdir().unwrap();
+        let mut ownership = load(directory.path());
+        let exceptions = [
+            "10.0.0.0/8 dev eth0 table 1108",
+            "throw 10.1.0.9/32 table 1108",
+            "fd00::/8 dev eth0 table 1108",
+            "throw fd01::9/128 table 1108",
+        ];
+        no_errors(ownership.set_routes(&netlink, &wanted(&exceptions)).await);
+        assert_eq!(
+            lines("route show table 1108"),
+            ["10.0.0.0/8 dev eth0 proto static scope link", "throw 10.1.0.9 proto static"]
+        );
+        assert_eq!(lines("-6 route show table 1108 type throw").len(), 1);
+        assert_eq!(routes::present(&netlink).await.unwrap(), wanted(&exceptions));
+        // In the place of an exception a route, and the other way round.
+        let exchanged =
+            ["throw 10.0.0.0/8 table 1108", "10.1.0.9/32 dev eth0 table 1108", "fd01::9/128 dev eth0 table 1108"];
+        no_errors(ownership.set_routes(&netlink, &wanted(&exchanged)).await);
+        assert_eq!(routes::present(&netlink).await.unwrap(), wanted(&exchanged));
+        no_errors(ownership.set_routes(&netlink, &BTreeSet::new()).await);
+        assert_eq!(routes::present(&netlink).await.unwrap(), BTreeSet::new());
+    });
+}
+
+#[test]
+fn the_main_table_is_read_whoever_made_it() {
+    inside(|netlink| async move {
+        wire();
+        ip("route add 10.9.0.0/16 via 10.1.0.1 metric 50");
+        ip("route add default via 10.1.0.1");
+        ip("route add 10.8.0.0/16 dev eth0 table 7");
+        ip("route add unreachable 10.7.0.0/16");
+        ip("-6 route add fd09::/64 via fd01::1");
+        let all: Vec<String> = routes::main_table(&netlink).await.unwrap().iter().map(ToString::to_string).collect();
+        for wanted in [
+            "0.0.0.0/0 via 10.1.0.1 dev eth0",
+            "10.1.0.0/24 dev eth0",
+            "10.7.0.0/16",
+            "10.9.0.0/16 via 10.1.0.1 dev eth0",
+            "fd09::/64 via fd01::1 dev eth0",
+        ] {
+            assert!(all.iter().any(|route| route == wanted), "{wanted} is not in {all:#?}");
+        }
+        assert!(!all.iter().any(|route| route.starts_with("10.8.")), "{all:#?}");
+    });
+}
+
+#[test]
 fn a_changed_route_is_replaced_without_a_moment_between() {
     inside(|netlink| async move {
         wire();

@@ -6,7 +6,8 @@ use topology::Rule;
 use crate::namespace::{inside, ip, lines, no_errors};
 
 fn rule(from: Option<&str>, to: &str, iif: Option<&str>) -> Rule {
-    Rule { from: from.map(|net| net.parse().unwrap()), to: to.parse().unwrap(), iif: iif.map(Into::into), table: 1107 }
+    let (from, iif) = (from.map(|net| net.parse().unwrap()), iif.map(Into::into));
+    Rule { from, to: to.parse().unwrap(), iif, unless_mark: None, table: 1107 }
 }
 
 #[test]
@@ -23,6 +24,8 @@ fn our_rules_follow_what_is_wanted_and_others_stay() {
             rule(Some("10.42.0.0/24"), "10.1.0.3/32", None),
             rule(None, "10.1.0.3/32", Some("kilo0")),
             rule(Some("fd42::/64"), "fd01::3/128", None),
+            Rule { unless_mark: Some(0x454), ..rule(None, "0.0.0.0/0", None) },
+            Rule { unless_mark: Some(0x454), ..rule(None, "::/0", None) },
         ]);
         no_errors(Ownership::load(&path).unwrap().set_rules(&netlink, &wanted).await);
         assert_eq!(rules::present(&netlink).await.unwrap(), &strangers | &wanted);
@@ -31,6 +34,12 @@ fn our_rules_follow_what_is_wanted_and_others_stay() {
             ["32765:	from 10.42.0.0/24 to 10.1.0.3 lookup 1107 proto static"]
         );
         assert_eq!(lines("-6 rule show from fd42::/64").len(), 1);
+        for family in ["-4", "-6"] {
+            assert_eq!(
+                lines(&format!("{family} rule show pref 5200")),
+                ["5200:	not from all fwmark 0x454 lookup 1107 proto static"]
+            );
+        }
         // Someone removes one, and one is no longer wanted; the agent was restarted in between.
         ip("rule del from 10.42.0.0/24 to 10.1.0.3");
         wanted.remove(&rule(None, "10.1.0.3/32", Some("kilo0")));
