@@ -18,6 +18,7 @@ pub mod dot;
 pub mod endpoint;
 pub mod firewall;
 pub mod ini;
+pub mod join;
 pub mod key;
 pub mod membership;
 pub mod model;

@@ -11,8 +11,8 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    DevicePeer, DevicePlan, Endpoint, Firewall, InterfaceName, MAIN_TABLE, NodeName, PublicKey, Route, Rule, Seconds,
-    Warning,
+    DevicePeer, DevicePlan, Endpoint, Firewall, InterfaceName, MAIN_TABLE, NodeName, Peer, PublicKey, Route, Rule,
+    Seconds, Warning,
     address::{of_family, same_family, single},
     annotations::INTERNAL_IP,
     topology::{Member, Segment, Topology},
@@ -263,7 +263,12 @@ impl View<'_> {
                 plan.routes.insert(self.mesh_route(dst, via));
             }
         }
-        for dst in self.topology.peers.iter().flat_map(|peer| &peer.allowed_ips) {
+        // Nor can that of a peer: a node of another cluster may be reached at the address that it offers.
+        let peers = &self.topology.peers;
+        let endpoint = |peer: &Peer| self.endpoint(&peer.key, peer.endpoint.as_ref(), peer.persistent_keepalive);
+        let endpoints: BTreeSet<IpAddr> = peers.iter().filter_map(|peer| Some(endpoint(peer)?.ip())).collect();
+        let allowed = peers.iter().flat_map(|peer| &peer.allowed_ips);
+        for dst in allowed.filter(|dst| !(is_single(**dst) && endpoints.contains(&dst.addr()))) {
             plan.routes.insert(self.mesh_route(*dst, None));
         }
         let own = self.segment.wireguard_ips.iter().zip(&self.topology.subnets);

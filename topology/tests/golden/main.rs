@@ -8,6 +8,7 @@ mod common;
 mod device;
 mod disputes;
 mod hostile;
+mod join;
 mod routes;
 mod segments;
 mod text;

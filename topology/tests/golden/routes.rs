@@ -124,6 +124,20 @@ fn an_internal_ip_that_is_the_endpoint_is_not_routed_into_the_tunnel() {
 }
 
 #[test]
+fn a_peer_that_is_reached_at_an_allowed_ip_of_its_own_is_reached_outside_the_tunnel() {
+    let mut of_other_cluster = peer("b.location", 14, "10.43.1.0/24 10.7.0.2/32 10.7.0.3/32");
+    of_other_cluster.endpoint = "10.7.0.2:51820".parse().ok();
+    let plan = Cluster::new(vec![v4("a", "eu", 1)], vec![of_other_cluster]).plan("a");
+    assert_lines(
+        &plan.routes,
+        "10.7.0.3/32 dev kilo0 proto static src 10.1.0.1
+         10.43.1.0/24 dev kilo0 proto static src 10.1.0.1",
+    );
+    let allowed: Vec<_> = plan.device.peers.values().flat_map(|peer| lines(&peer.allowed_ips)).collect();
+    assert!(allowed.contains(&"10.7.0.2/32".to_owned()), "what it sends from there is welcome: {allowed:?}");
+}
+
+#[test]
 fn dual_stack_without_and_with_an_ipv6_kilo_subnet() {
     let mut cluster = Cluster::new(
         vec![node("a", "eu", 1), node("b", "us", 2), node("c", "us", 3)],

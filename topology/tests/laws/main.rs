@@ -7,6 +7,7 @@ mod common;
 mod forward;
 mod generate;
 mod hostile;
+mod join;
 mod membership;
 mod mesh;
 mod reach;
