@@ -366,7 +366,7 @@ fn one_of_each_family(subnets: Vec<IpNet>) -> Result<Vec<IpNet>, UsageError> {
 }
 
 /// A boolean in the spellings of Go's `strconv.ParseBool`.
-fn boolean(text: &str) -> Result<bool, &'static str> {
+pub fn boolean(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

@@ -1,6 +1,8 @@
 //! `kgctl` shows, explains and extends the mesh: data on stdout, messages on stderr.
 #![forbid(unsafe_code)]
 
+mod absent;
+mod cidrs;
 mod cli;
 mod completion;
 #[cfg(test)]

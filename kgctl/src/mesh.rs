@@ -21,6 +21,8 @@ pub struct Mesh {
     pub topology: Topology,
     /// Objects and fields that were left out.
     pub warnings: Vec<Warning>,
+    /// All valid Peers as their objects describe them; the topology has what is left to each after disputes.
+    pub peers: Vec<Peer>,
     /// Nodes of the cluster that are no part of the mesh, ordered by name.
     pub left_out: Vec<LeftOut>,
 }
@@ -57,7 +59,13 @@ impl Mesh {
     /// The mesh of the cluster that `client` asks.
     pub async fn of(client: &Client, global: &Global) -> anyhow::Result<Self> {
         let (nodes, peers) = tokio::join!(client.nodes(), client.peers());
-        Self::new(&nodes?, &peers?, &Options::now(global)?)
+        let (peers, warning) = match peers {
+            Err(error) if error.status() == Some(404) => (Vec::new(), Some(no_definition())),
+            peers => (peers?, None),
+        };
+        let mut mesh = Self::new(&nodes?, &peers, &Options::now(global)?)?;
+        mesh.warnings.extend(warning);
+        Ok(mesh)
     }
 
     /// The mesh that `nodes` and `peers` describe.
@@ -83,7 +91,16 @@ impl Mesh {
         warnings.extend(topology.warnings.iter().cloned());
         let left_out =
             known.iter().filter_map(|node| LeftOut::judge(node, is_alive(node), &topology, options.now)).collect();
-        Ok(Self { topology, warnings, left_out })
+        Ok(Self { topology, warnings, peers, left_out })
+    }
+}
+
+/// A mesh works without Peers.
+fn no_definition() -> Warning {
+    Warning {
+        object: format!("customresourcedefinition/{}.{}", peer::PLURAL, peer::GROUP),
+        field: "metadata.name".to_owned(),
+        message: "is not in the cluster, so there are no peers: kubectl apply -f manifests/crds.yaml".to_owned(),
     }
 }
 

@@ -52,13 +52,38 @@ fn of_peer(peer: &Peer, discovered: &BTreeMap<PublicKey, SocketAddr>, keepalive:
     }
 }
 
+impl Peer {
+    /// What another WireGuard needs in order to have this one as a peer.
+    pub fn as_peer(&self) -> PeerSection {
+        of_peer(self, &BTreeMap::new(), self.persistent_keepalive)
+    }
+}
+
 impl Topology {
-    /// The configuration that the leader `node` runs, without its private key.
-    pub fn node_conf(&self, node: &NodeName, listen_port: u16) -> Result<Conf, ConfError> {
-        let own = self.segment_of(node).ok_or_else(|| ConfError::NoSuchNode(node.clone()))?;
-        if own.leader().name != *node {
+    /// What a WireGuard outside of the mesh needs in order to have the segment that `node` leads as a peer.
+    /// Without allowed location IPs, because another mesh may have a printer at the same address.
+    pub fn node_as_peer(&self, node: &NodeName) -> Result<PeerSection, ConfError> {
+        let segment = self.led_by(node)?;
+        Ok(PeerSection {
+            allowed_ips: segment.allowed_ips.clone(),
+            endpoint: Some(segment.endpoint.clone()),
+            persistent_keepalive: Seconds(0),
+            preshared_key: None,
+            public_key: segment.key,
+        })
+    }
+
+    fn led_by(&self, node: &NodeName) -> Result<&Segment, ConfError> {
+        let segment = self.segment_of(node).ok_or_else(|| ConfError::NoSuchNode(node.clone()))?;
+        if segment.leader().name != *node {
             return Err(ConfError::NotALeader(node.clone()));
         }
+        Ok(segment)
+    }
+
+    /// The configuration that the leader `node` runs, without its private key.
+    pub fn node_conf(&self, node: &NodeName, listen_port: u16) -> Result<Conf, ConfError> {
+        let own = self.led_by(node)?;
         let discovered = self.discovered_endpoints(&own.leader().discovered_endpoints);
         let keepalive = own.persistent_keepalive;
         let others = self.segments.iter().filter(|segment| segment.name != own.name);

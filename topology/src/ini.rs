@@ -1,7 +1,10 @@
 //! WireGuard's configuration files, as `wg setconf` and `wg showconf` use them (wg(8), CONFIGURATION
 //! FILE FORMAT), written in upstream's order of keys.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write as _},
+};
 
 use ipnet::IpNet;
 use zeroize::Zeroizing;
@@ -95,7 +98,20 @@ impl Conf {
     }
 }
 
+impl From<PeerSection> for Conf {
+    fn from(peer: PeerSection) -> Self {
+        Self { interface: None, peers: vec![peer] }
+    }
+}
+
 impl PeerSection {
+    /// Adds `more` allowed IPs; each is listed once, at its first place.
+    pub fn allow(&mut self, more: impl IntoIterator<Item = IpNet>) {
+        self.allowed_ips.extend(more);
+        let mut seen = BTreeSet::new();
+        self.allowed_ips.retain(|net| seen.insert(*net));
+    }
+
     fn write(&self, out: &mut String) -> fmt::Result {
         writeln!(out, "[Peer]")?;
         if !self.allowed_ips.is_empty() {

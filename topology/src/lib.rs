@@ -20,6 +20,7 @@ pub mod firewall;
 pub mod ini;
 pub mod join;
 pub mod key;
+pub mod manifest;
 pub mod membership;
 pub mod model;
 pub mod name;

@@ -3,6 +3,7 @@
 //! ours differ on purpose, the test says so.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod as_peer;
 #[path = "../common/mod.rs"]
 mod common;
 mod device;
