@@ -93,6 +93,8 @@ pub struct Drops {
     pub no_endpoint: u64,
     /// From TUN: the device has no private key yet.
     pub no_private_key: u64,
+    /// From TUN: waited for a session, and the peer did not answer or too many others came.
+    pub no_session: u64,
     /// To UDP: the kernel refused the datagram (no route, no buffers, too long, filtered).
     pub udp_send: u64,
     /// From UDP: not a WireGuard message.
@@ -101,6 +103,8 @@ pub struct Drops {
     pub unknown_index: u64,
     /// From UDP: no such session, wrong tag, or a replayed counter.
     pub not_authenticated: u64,
+    /// From UDP: what was sealed is not an IP packet.
+    pub packet_malformed: u64,
     /// From UDP: the inner source address is not an allowed IP of the peer that sent it.
     pub source_not_allowed: u64,
     /// To TUN: the kernel refused the packet, as it does while the interface is down.

@@ -1,15 +1,15 @@
 //! The thread for everything that is not a data packet: handshakes, timers, and sockets.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use boringtun::noise::Packet;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::Error;
 use crate::drops::Cause;
-use crate::identity::{Addressee, Identity, Judgement};
+use crate::identity::{Identity, Judgement};
 use crate::inbox::{BindRequest, HandshakeMessage};
 use crate::net::Sockets;
+use crate::noise::handshake::identify;
+use crate::noise::message::{Handshake, u32_at};
 use crate::outbox::{Kind, Outbox};
 use crate::peer::{HANDSHAKE_TRAFFIC_CLASS, Peer};
 use crate::shared::Shared;
@@ -17,8 +17,6 @@ use crate::source_limit::SourceLimit;
 
 /// How often timers are looked at. The shortest interval of the protocol is 5 seconds.
 const TICK: Duration = Duration::from_millis(250);
-/// Room for a cookie reply, which is 64 bytes.
-const COOKIE_ROOM: usize = 64;
 
 /// Runs until the inbox is closed.
 pub(crate) fn run(shared: &Shared) {
@@ -64,49 +62,55 @@ impl Control<'_> {
     }
 
     fn answer(&mut self, identity: &Identity, message: &HandshakeMessage) -> Result<(), Cause> {
-        let (bytes, from) = (message.bytes(), message.from);
-        self.outbox.make_room(COOKIE_ROOM);
-        let packet = match identity.judge(bytes, from.ip(), self.outbox.space()) {
-            Judgement::Passed(packet) => packet,
-            Judgement::Deferred(len) => {
-                self.outbox.commit(len, from, HANDSHAKE_TRAFFIC_CLASS, Kind::Handshake);
+        let (from, now, mtu) = (message.from, self.shared.now(), usize::from(self.shared.mtu));
+        let handshake = match identity.judge(message.bytes(), from, now) {
+            Judgement::Passed(handshake) => handshake,
+            Judgement::Deferred(reply) => {
+                self.outbox.make_room(reply.len());
+                self.outbox.space()[..reply.len()].copy_from_slice(&reply);
+                self.outbox.commit(reply.len(), from, HANDSHAKE_TRAFFIC_CLASS, Kind::Handshake);
                 return Err(Cause::HandshakeDeferred);
             }
             Judgement::Rejected => return Err(Cause::HandshakeRejected),
         };
         // Cookie replies cost little, and their source addresses are not proven.
-        let is_cookie = matches!(packet, Packet::PacketCookieReply(_));
-        if !is_cookie && !self.source_limit.admits(from.ip(), self.shared.now()) {
+        let is_cookie = matches!(handshake, Handshake::CookieReply(_));
+        if !is_cookie && !self.source_limit.admits(from.ip(), now) {
             return Err(Cause::HandshakeDeferred);
         }
-        let delivered = identity
-            .addressee(&packet)
-            .and_then(|addressee| self.find(&addressee))
-            .is_some_and(|peer| peer.handshake(bytes, from, &mut self.outbox, self.shared.now()));
-        if delivered { Ok(()) } else { Err(Cause::HandshakeRejected) }
-    }
-
-    fn find(&self, addressee: &Addressee) -> Option<Arc<Peer>> {
-        let table = self.shared.table();
-        match addressee {
-            Addressee::Key(key) => table.by_key(key),
-            Addressee::Index(index) => table.by_receiver_index(*index),
-        }
-        .cloned()
+        let outbox = &mut self.outbox;
+        let accepted = match handshake {
+            Handshake::Initiation(initiation) => {
+                let identified = identify(&identity.local, initiation);
+                let peer = identified.as_ref().and_then(|sender| self.shared.table().by_key(&sender.public).cloned());
+                identified.zip(peer).is_some_and(|(sender, peer)| peer.accept_initiation(sender, from, outbox, now))
+            }
+            Handshake::Response(response) => {
+                let peer = self.shared.peer_by_receiver_index(u32_at(response, 8));
+                peer.is_some_and(|peer| peer.accept_response(response, from, mtu, outbox, now))
+            }
+            Handshake::CookieReply(reply) => {
+                let peer = self.shared.peer_by_receiver_index(u32_at(reply, 4));
+                peer.is_some_and(|peer| peer.accept_cookie(reply, now))
+            }
+        };
+        if accepted { Ok(()) } else { Err(Cause::HandshakeRejected) }
     }
 
     fn tick(&mut self) {
         self.look_at_interface();
         if let Some(identity) = self.shared.identity() {
-            identity.tick();
+            identity.tick(self.shared.now());
         }
         self.let_time_pass(&self.shared.all_peers());
     }
 
     fn let_time_pass(&mut self, peers: &[Arc<Peer>]) {
         let now = self.shared.now();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         for peer in peers {
-            peer.tick(self.interface_up, &mut self.outbox, now);
+            let lost = peer.tick(self.interface_up, &mut self.outbox, now, since_epoch);
+            self.shared.drops.add(Cause::NoSession, lost);
             if self.outbox.is_full() {
                 self.flush();
             }

@@ -19,12 +19,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs until the device is closed.
 pub(crate) fn run(shared: &Shared, wake: &Wake) {
-    let mut egress = Egress {
-        shared,
-        // Padding may add a few bytes to the longest packet.
-        scratch: vec![0; MAX_FRAME + 16],
-        outbox: Outbox::new(),
-    };
+    let mut egress = Egress { shared, outbox: Outbox::new() };
     let mut frame = vec![0; MAX_FRAME];
     while !shared.is_closing() {
         match shared.tun.read(&mut frame) {
@@ -39,7 +34,6 @@ pub(crate) fn run(shared: &Shared, wake: &Wake) {
 
 struct Egress<'a> {
     shared: &'a Shared,
-    scratch: Vec<u8>,
     outbox: Outbox,
 }
 
@@ -58,14 +52,21 @@ impl Egress<'_> {
         let peer = self.peer_for(segments.packet())?;
         let (mtu, now) = (usize::from(self.shared.mtu), self.shared.now());
         loop {
-            let outbox = &mut self.outbox;
-            match peer.seal(&mut segments, &mut self.scratch, mtu, outbox, now) {
-                Ok(Progress::Finished) => return Ok(()),
+            match peer.seal(&mut segments, mtu, &mut self.outbox, now) {
+                Ok(Progress::Finished) => break,
                 Ok(Progress::OutboxFull) => self.flush(),
+                Ok(Progress::Staged(lost)) => {
+                    self.shared.drops.add(Cause::NoSession, lost);
+                    break;
+                }
                 Err(Unsendable::NoEndpoint) => return Err(Cause::NoEndpoint),
                 Err(Unsendable::NoPrivateKey) => return Err(Cause::NoPrivateKey),
             }
         }
+        if peer.takes_call() {
+            self.shared.inbox.hurry(peer);
+        }
+        Ok(())
     }
 
     fn peer_for(&self, packet: &[u8]) -> Result<Arc<Peer>, Cause> {

@@ -1,54 +1,44 @@
 //! The device's own key, and what follows from it: who knocks, and how often.
 
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, TunnResult};
-use boringtun::x25519;
-
-use crate::{PublicKey, Secret};
+use crate::noise::cookie::{Gate, Proof};
+use crate::noise::handshake::Local;
+use crate::noise::message::{COOKIE_REPLY, Handshake};
+use crate::{PublicKey, Secret, random};
 
 /// Handshake messages a second that are worked on without asking for a cookie first
 /// (WireGuard paper, section 5.3). Each costs a quarter of a millisecond at most.
-pub(crate) const HANDSHAKES_PER_SECOND: u64 = 500;
+pub(crate) const HANDSHAKES_PER_SECOND: usize = 500;
 
 pub(crate) struct Identity {
     secret: Secret,
-    public: x25519::PublicKey,
-    /// Judges every handshake message once, before anything expensive is done with it.
-    gate: RateLimiter,
-    /// For the state machines of the peers, which check again what has passed the gate.
-    unlimited: Arc<RateLimiter>,
+    pub(crate) local: Local,
+    door: Mutex<Door>,
 }
 
-/// Whom a handshake message is for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Addressee {
-    /// The peer with this key says it sent an initiation.
-    Key(PublicKey),
-    /// An answer to a message of ours that had this index.
-    Index(u32),
+struct Door {
+    gate: Gate,
+    /// The second that is being counted, and the messages in it that knew our key.
+    second: u64,
+    count: usize,
 }
 
-/// What the gate says about a message.
+/// What is to be done with a handshake message.
 pub(crate) enum Judgement<'a> {
-    Passed(Packet<'a>),
-    /// Too many now: the reply, of this length, has been written.
-    Deferred(usize),
+    Passed(Handshake<'a>),
+    /// Too many now: this is to be sent back.
+    Deferred([u8; COOKIE_REPLY]),
     Rejected,
 }
 
 impl Identity {
-    pub(crate) fn new(secret: Secret) -> Self {
-        let public = x25519::PublicKey::from(&secret.to_static_secret());
-        Self {
-            secret,
-            public,
-            gate: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
-            unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
-        }
+    /// `None` if the kernel has no randomness.
+    pub(crate) fn new(secret: Secret, now: u64) -> Option<Self> {
+        let local = Local::new(&secret);
+        let gate = Gate::new(local.public(), random::bytes()?, now);
+        Some(Self { secret, local, door: Mutex::new(Door { gate, second: 0, count: 0 }) })
     }
 
     pub(crate) fn secret(&self) -> &Secret {
@@ -56,43 +46,75 @@ impl Identity {
     }
 
     pub(crate) fn public_key(&self) -> PublicKey {
-        self.public.to_bytes()
+        *self.local.public()
     }
 
-    pub(crate) fn private_key(&self) -> x25519::StaticSecret {
-        self.secret.to_static_secret()
+    /// Checks a message's MACs, before anything expensive is done with it.
+    pub(crate) fn judge<'a>(&self, message: &'a [u8], from: SocketAddr, now: u64) -> Judgement<'a> {
+        let Some(handshake) = Handshake::parse(message) else { return Judgement::Rejected };
+        if matches!(handshake, Handshake::CookieReply(_)) {
+            return Judgement::Passed(handshake);
+        }
+        let mut door = self.door();
+        let proof = door.gate.judge(message, from, now);
+        if proof == Proof::Nothing {
+            return Judgement::Rejected;
+        }
+        if !door.is_under_load(now) || proof == Proof::OwnsAddress {
+            return Judgement::Passed(handshake);
+        }
+        let reply = random::bytes().and_then(|nonce| door.gate.reply(message, from, nonce));
+        reply.map_or(Judgement::Rejected, Judgement::Deferred)
     }
 
-    pub(crate) fn unlimited(&self) -> &Arc<RateLimiter> {
-        &self.unlimited
-    }
-
-    /// To be called at least once a second.
-    pub(crate) fn tick(&self) {
-        self.gate.reset_count();
-        self.unlimited.reset_count();
-    }
-
-    /// Checks a handshake message's MACs. A reply to send back instead is written to `reply`,
-    /// which must hold 64 bytes.
-    pub(crate) fn judge<'a>(&self, message: &'a [u8], from: IpAddr, reply: &mut [u8]) -> Judgement<'a> {
-        match self.gate.verify_packet(Some(from), message, reply) {
-            Ok(packet) => Judgement::Passed(packet),
-            Err(TunnResult::WriteToNetwork(cookie)) => Judgement::Deferred(cookie.len()),
-            Err(_) => Judgement::Rejected,
+    /// To be called now and then: cookies are made with a new secret every two minutes.
+    pub(crate) fn tick(&self, now: u64) {
+        let mut door = self.door();
+        if door.gate.wants_secret(now)
+            && let Some(secret) = random::bytes()
+        {
+            door.gate.set_secret(secret, now);
         }
     }
 
-    /// Finds out whom a message is for, which for an initiation takes a key agreement.
-    pub(crate) fn addressee(&self, packet: &Packet<'_>) -> Option<Addressee> {
-        match packet {
-            Packet::HandshakeInit(initiation) => {
-                let half = parse_handshake_anon(&self.private_key(), &self.public, initiation).ok()?;
-                Some(Addressee::Key(half.peer_static_public))
-            }
-            Packet::HandshakeResponse(response) => Some(Addressee::Index(response.receiver_idx)),
-            Packet::PacketCookieReply(cookie) => Some(Addressee::Index(cookie.receiver_idx)),
-            Packet::PacketData(_) => None,
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Door {
+    /// Counts one message more.
+    fn is_under_load(&mut self, now: u64) -> bool {
+        if self.second != now / 1000 {
+            (self.second, self.count) = (now / 1000, 0);
         }
+        self.count += 1;
+        self.count > HANDSHAKES_PER_SECOND
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::cookie::Stamp;
+    use crate::noise::message::new_response;
+
+    #[test]
+    fn beyond_the_limit_an_address_must_be_proven() {
+        let identity = Identity::new(Secret::from([1; 32]), 0).unwrap();
+        let from = "192.0.2.1:1".parse().unwrap();
+        let mut stamp = Stamp::new(&identity.public_key());
+        let mut message = new_response(1, 2);
+        assert!(matches!(identity.judge(&message, from, 0), Judgement::Rejected), "without MAC");
+        stamp.stamp(&mut message, 0);
+        for _ in 0..HANDSHAKES_PER_SECOND {
+            assert!(matches!(identity.judge(&message, from, 0), Judgement::Passed(_)));
+        }
+        let Judgement::Deferred(reply) = identity.judge(&message, from, 999) else { panic!("passed") };
+        assert!(matches!(identity.judge(&reply, from, 999), Judgement::Passed(_)), "cookie replies cost little");
+        assert!(stamp.take_reply(&reply, 999));
+        stamp.stamp(&mut message, 999);
+        assert!(matches!(identity.judge(&message, from, 999), Judgement::Passed(_)));
+        assert!(matches!(identity.judge(&message, from, 1000), Judgement::Passed(_)), "another second");
     }
 }

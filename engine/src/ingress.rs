@@ -1,6 +1,7 @@
-//! The way of a packet in: UDP, peer by receiver index, opened, source address checked, TUN.
+//! The way of a packet in: UDP, peer by receiver index, opened where it lies, source address checked, TUN.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -8,22 +9,21 @@ use crate::coalesce::Coalescer;
 use crate::drops::Cause;
 use crate::inbox::HandshakeMessage;
 use crate::net::{Socket, Sockets};
+use crate::noise::message::{TYPE_DATA, u32_at};
 use crate::outbox::Outbox;
 use crate::packet;
-use crate::peer::{Opened, Peer, receiver_index};
+use crate::peer::{Opened, Peer, Reception};
 use crate::shared::Shared;
 use crate::sys::poll::wait_readable;
-use crate::sys::udp::{MAX_BATCH, RECEIVE_BUFFER, ReceiveBatch, Received};
+use crate::sys::udp::{MAX_BATCH, ReceiveBatch, Received};
 use crate::wake::Wake;
 
-/// Room for opened packets: a few of the largest groups, small enough to stay in the cache.
-const PLAINTEXT: usize = 8 * RECEIVE_BUFFER;
-/// Messages to take at once while the kernel coalesces: each is as much as many without.
+/// Messages to take at once while the kernel coalesces: each is as much as many without, and what is worked on should
+/// stay in the cache.
 const COALESCED_BATCH: usize = 8;
 /// Batches taken from one socket before the other one gets a turn.
 const ROUNDS: usize = 16;
-/// Types of messages (WireGuard paper, section 5.4), with the three zero bytes after them.
-const DATA: u32 = 4;
+/// Types of handshake messages (WireGuard paper, section 5.4), with the three zero bytes after them.
 const HANDSHAKES: std::ops::RangeInclusive<u32> = 1..=3;
 
 /// Runs until the device is closed.
@@ -31,8 +31,6 @@ pub(crate) fn run(shared: &Shared, wake: &Wake) {
     let mut batch = ReceiveBatch::new();
     let mut ingress = Ingress {
         shared,
-        plaintext: vec![0; PLAINTEXT],
-        used: 0,
         opened: Opened::default(),
         coalescer: Coalescer::default(),
         handshakes: Vec::new(),
@@ -58,8 +56,6 @@ pub(crate) fn run(shared: &Shared, wake: &Wake) {
 
 struct Ingress<'a> {
     shared: &'a Shared,
-    plaintext: Vec<u8>,
-    used: usize,
     opened: Opened,
     coalescer: Coalescer,
     handshakes: Vec<HandshakeMessage>,
@@ -74,11 +70,12 @@ impl Ingress<'_> {
             // An error is "nothing there", or one that an earlier datagram left on the socket.
             let Ok(received) = batch.receive(&socket.udp, self.limit) else { return };
             let mut coalesced = false;
-            for message in batch.messages() {
+            for index in 0..received {
+                let Some(message) = batch.message(index) else { continue };
                 coalesced |= message.payload.len() > message.segment;
-                self.take(&message);
+                self.take(batch.buffer(), message);
             }
-            self.deliver(sockets);
+            self.deliver(batch.buffer(), sockets);
             let all = received < self.limit;
             self.limit = if coalesced { COALESCED_BATCH } else { MAX_BATCH };
             if all {
@@ -88,55 +85,52 @@ impl Ingress<'_> {
     }
 
     /// Opens one received message, which may be many datagrams from one place.
-    fn take(&mut self, received: &Received<'_>) {
-        if self.used + received.payload.len() > self.plaintext.len() {
-            self.write_to_tun();
-        }
-        let mut rest = received.payload;
-        while !rest.is_empty() {
-            let kind = kind_of(&rest[..rest.len().min(received.segment)]);
-            let run = run_length(rest, received.segment);
-            let (messages, others) = rest.split_at(run);
-            rest = others;
+    fn take(&mut self, buffer: &mut [u8], mut received: Received) {
+        while !received.payload.is_empty() {
+            let payload = &buffer[received.payload.clone()];
+            let kind = kind_of(&payload[..payload.len().min(received.segment)]);
+            let end = received.payload.start + run_length(payload, received.segment);
+            let run = Received { payload: received.payload.start..end, ..received };
+            received.payload.start = end;
             match kind {
-                Some((DATA, index)) => self.open(messages, received, index),
+                Some((TYPE_DATA, index)) => self.open(buffer, &run, index),
                 Some((kind, _)) if HANDSHAKES.contains(&kind) => {
-                    self.queue_handshakes(messages, received);
+                    self.queue_handshakes(&buffer[run.payload.clone()], &run);
                 }
-                _ => self.shared.drops.add(Cause::UdpMalformed, messages.len().div_ceil(received.segment)),
+                _ => self.shared.drops.add(Cause::UdpMalformed, run.payload.len().div_ceil(run.segment)),
             }
         }
     }
 
     /// Opens data messages that all have the same receiver index.
-    fn open(&mut self, messages: &[u8], received: &Received<'_>, index: u32) {
-        let drops = &self.shared.drops;
-        let Some(peer) = self.shared.table().by_receiver_index(index).cloned() else {
-            drops.add(Cause::UnknownIndex, messages.len().div_ceil(received.segment));
+    fn open(&mut self, buffer: &mut [u8], run: &Received, index: u32) {
+        let (shared, now) = (self.shared, self.shared.now());
+        let Some(peer) = shared.peer_by_receiver_index(Some(index)) else {
+            shared.drops.add(Cause::UnknownIndex, run.payload.len().div_ceil(run.segment));
             return;
         };
-        peer.open(
-            messages.chunks(received.segment),
-            received.from,
-            (&mut self.plaintext, self.used),
-            &mut self.opened,
-            &mut self.outbox,
-            self.shared.now(),
-        );
-        drops.add(Cause::NotAuthenticated, self.opened.rejected);
-        if let Some(last) = self.opened.packets.last() {
-            self.used = last.end;
-            self.accept_packets(&peer, received.traffic_class);
+        let messages = (&mut *buffer, run.payload.clone(), run.segment);
+        if peer.open(index, messages, run.from, &mut self.opened, now) == Reception::Confirmed {
+            peer.confirmed(usize::from(shared.mtu), &mut self.outbox, now);
+        }
+        shared.drops.add(Cause::NotAuthenticated, self.opened.rejected);
+        self.accept_packets(buffer, &peer, run.traffic_class);
+        if peer.takes_call() {
+            shared.inbox.hurry(peer);
         }
     }
 
     /// Passes opened packets on whose source address the peer may use.
-    fn accept_packets(&mut self, peer: &Arc<Peer>, traffic_class: u8) {
+    fn accept_packets(&mut self, buffer: &mut [u8], peer: &Arc<Peer>, traffic_class: u8) {
         let joinable = self.shared.tun.joinable();
         let table = self.shared.table();
         let mut allowed: Option<IpAddr> = None;
-        for range in self.opened.packets.drain(..) {
-            let bytes = &mut self.plaintext[range.clone()];
+        for (_, padded) in self.opened.packets.drain(..) {
+            let Some(range) = without_padding(buffer, padded) else {
+                self.shared.drops.add(Cause::PacketMalformed, 1);
+                continue;
+            };
+            let bytes = &mut buffer[range.clone()];
             let source = packet::source(bytes);
             if source.is_none() || source != allowed {
                 let owner = source.and_then(|source| table.by_address(source));
@@ -147,11 +141,11 @@ impl Ingress<'_> {
                 allowed = source;
             }
             packet::propagate_congestion(traffic_class, bytes);
-            self.coalescer.push(&self.plaintext, range, joinable);
+            self.coalescer.push(buffer, range, joinable);
         }
     }
 
-    fn queue_handshakes(&mut self, messages: &[u8], received: &Received<'_>) {
+    fn queue_handshakes(&mut self, messages: &[u8], received: &Received) {
         for message in messages.chunks(received.segment) {
             match HandshakeMessage::new(message, received.from) {
                 Some(message) => self.handshakes.push(message),
@@ -161,28 +155,28 @@ impl Ingress<'_> {
     }
 
     /// Passes everything on that the last batch brought.
-    fn deliver(&mut self, sockets: &Sockets) {
-        self.write_to_tun();
-        self.outbox.flush(sockets, &self.shared.drops);
+    fn deliver(&mut self, buffer: &[u8], sockets: &Sockets) {
+        let (tun, drops) = (&self.shared.tun, &self.shared.drops);
+        self.coalescer.for_each_frame(buffer, |frame| tun.write(&frame, drops));
+        self.coalescer.clear();
+        self.outbox.flush(sockets, drops);
         if !self.handshakes.is_empty() {
             let lost = self.shared.inbox.push(&self.handshakes);
             self.shared.drops.add(Cause::HandshakeOverflow, lost);
             self.handshakes.clear();
         }
     }
+}
 
-    fn write_to_tun(&mut self) {
-        let (tun, drops) = (&self.shared.tun, &self.shared.drops);
-        self.coalescer.for_each_frame(&self.plaintext, |frame| tun.write(&frame, drops));
-        self.coalescer.clear();
-        self.used = 0;
-    }
+/// The part of an opened message that is the packet, by the length in its header.
+fn without_padding(buffer: &[u8], padded: Range<usize>) -> Option<Range<usize>> {
+    let len = packet::length(&buffer[padded.clone()])?;
+    Some(padded.start..padded.start + len)
 }
 
 /// Type and first index of a message. Datagrams of the same kind go the same way.
 fn kind_of(message: &[u8]) -> Option<(u32, u32)> {
-    let kind = message.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))?;
-    Some((kind, receiver_index(message)?))
+    Some((u32_at(message, 0)?, u32_at(message, 4)?))
 }
 
 /// Bytes of the datagrams at the front that are of the same kind as the first one.

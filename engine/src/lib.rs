@@ -1,5 +1,5 @@
-//! A WireGuard device in userspace: TUN on one side, UDP on the other, [`boringtun::noise`]
-//! between them. Made to be embedded, and to be fast: both sides hand over many packets with one
+//! A WireGuard device in userspace: TUN on one side, UDP on the other, the
+//! protocol between them. Made to be embedded, and to be fast: both sides hand over many packets with one
 //! system call where the kernel can do that.
 //!
 //! The protocol is that of the [WireGuard paper](https://www.wireguard.com/papers/wireguard.pdf);
@@ -8,15 +8,15 @@
 //! # Where things are
 //! A packet's way out is in `egress`, its way in is in `ingress`; each has a thread. A third
 //! thread, `control`, does handshakes and timers, so that neither can hold up packets. What
-//! they share is in `shared`. `peer` wraps the Noise state machine; `segment` and `coalesce`
-//! cut and join packets for the offloads; `sys` contains all system calls and all `unsafe`.
+//! they share is in `shared`. `noise` is the protocol, `peer` what is known of one peer; `segment`
+//! and `coalesce` cut and join packets for the offloads; `sys` contains all system calls and all
+//! `unsafe`.
 //!
 //! # What it does not do
 //! * Set addresses, routes, or the interface up: the owner does that.
 //! * Choose the source address of outgoing UDP packets: routing does.
-//! * Zero key copies inside `boringtun`, which does so for private keys but not preshared ones.
-//!
-//! `boringtun` logs idle peers as errors; a subscriber may want to turn its target down.
+//! * Zero the transport keys of a session that ended: `ring` keeps them out of reach. Private,
+//!   preshared and ephemeral keys and all that handshakes derive from them are zeroed.
 //!
 //! ```no_run
 //! use engine::{Device, Options, PeerConfig, Secret};
@@ -53,11 +53,13 @@ mod inbox;
 mod ingress;
 mod kernel;
 mod net;
+mod noise;
 #[cfg(test)]
 mod offload_tests;
 mod outbox;
 mod packet;
 mod peer;
+mod random;
 mod secret;
 mod segment;
 mod shared;

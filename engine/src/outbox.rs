@@ -90,6 +90,14 @@ impl Outbox {
         self.runs.push(Run { bytes, to, traffic_class, segment: len, count: 1, closed });
     }
 
+    /// Takes everything out, as single datagrams.
+    #[cfg(test)]
+    pub(crate) fn take_datagrams(&mut self) -> Vec<Vec<u8>> {
+        let runs = std::mem::take(&mut self.runs);
+        self.used = 0;
+        runs.iter().flat_map(|run| self.buffer[run.bytes.clone()].chunks(run.segment).map(<[u8]>::to_vec)).collect()
+    }
+
     /// Sends everything.
     pub(crate) fn flush(&mut self, sockets: &Sockets, drops: &DropCounters) {
         for runs in self.runs.chunk_by(|a, b| a.to.is_ipv4() == b.to.is_ipv4()) {

@@ -23,6 +23,16 @@ pub(crate) fn version(packet: &[u8]) -> Option<u8> {
     }
 }
 
+/// Length of the packet by its header; `None` if it is none, or not all there.
+pub(crate) fn length(packet: &[u8]) -> Option<usize> {
+    let field = |at: usize| Some(usize::from(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?)));
+    let (length, least) = match version(packet)? {
+        4 => (field(2)?, IPV4_HEADER),
+        _ => (field(4)? + IPV6_HEADER, IPV6_HEADER),
+    };
+    (least..=packet.len()).contains(&length).then_some(length)
+}
+
 /// The source address.
 pub(crate) fn source(packet: &[u8]) -> Option<IpAddr> {
     match version(packet)? {

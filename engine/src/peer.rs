@@ -1,78 +1,140 @@
-//! One peer: its Noise state machine (`boringtun::noise::Tunn`), where it is, and its statistics.
+//! One peer: its sessions, the handshake in progress, where it is, and its statistics.
 //!
-//! The only module that knows `Tunn`. Everything is pure bookkeeping: bytes to send go to an
-//! [`Outbox`], and no lock is held when that is sent.
+//! Everything is bookkeeping: bytes to send go to an [`Outbox`], and no lock is held when that is sent. The data path
+//! takes [`seal`](Peer::seal) and [`open`](Peer::open), from any number of threads, and holds a lock only to pick a
+//! session. All the rest is the control thread's.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519;
-
-use crate::PublicKey;
 use crate::identity::Identity;
+use crate::noise::cookie::Stamp;
+use crate::noise::handshake::{self, Identified, Initiated, Remote, Timestamp};
+use crate::noise::message::{COOKIE_REPLY, DATA_HEADER, DATA_OVERHEAD, INITIATION, RESPONSE};
+use crate::noise::session::{Keys, Session};
+use crate::noise::timers::{Initiation, MAX_JITTER, REKEY_TIMEOUT, Timers};
 use crate::outbox::{Kind, Outbox};
-use crate::packet;
 use crate::segment::Segments;
-use crate::{PeerStats, Secret};
+use crate::{PeerStats, PublicKey, Secret, packet, random};
 
-/// Bytes a data message has beyond the packet: header and tag (WireGuard paper, section 5.4.6).
-pub(crate) const DATA_OVERHEAD: usize = 32;
 /// Packets are padded to a multiple of this, within the MTU.
 const PADDING: usize = 16;
-/// The longest handshake message: what any datagram of `Tunn`'s own making needs.
-const HANDSHAKE_ROOM: usize = 148;
 /// DSCP AF41, which Linux gives to handshakes (`HANDSHAKE_DSCP` in `messages.h`).
 pub(crate) const HANDSHAKE_TRAFFIC_CLASS: u8 = 0x88;
-/// `Tunn` keeps at most this many packets while it has no session.
-const MAX_STAGED: usize = 256;
-/// First byte of a data message.
-const TYPE_DATA: u8 = 4;
+/// Most packets that wait for a session; the oldest go first (`MAX_STAGED_PACKETS`).
+const MAX_STAGED: usize = 128;
+/// Milliseconds between two initiations that are answered (`INITIATIONS_PER_SECOND`).
+const MIN_INITIATION_GAP: u64 = 20;
 
 pub(crate) struct Peer {
     public_key: PublicKey,
     /// The upper 24 bits of every index we give out for this peer.
     index: u32,
-    tunnel: Mutex<Tunnel>,
-    endpoint: Mutex<Option<SocketAddr>>,
+    sessions: RwLock<Sessions>,
+    handshake: Mutex<Handshake>,
+    /// Packets that wait for a session.
+    staged: Mutex<VecDeque<Vec<u8>>>,
+    timers: Timers,
+    call: Call,
+    /// Whether there are keys for a handshake.
+    has_keys: AtomicBool,
+    endpoint: RwLock<Option<SocketAddr>>,
     last_handshake: Mutex<Option<SystemTime>>,
     persistent_keepalive: AtomicU16,
     /// A keepalive is to be sent as soon as the interface is up and an endpoint known.
     keepalive_due: AtomicBool,
-    /// When any authenticated packet last went either way, in device milliseconds.
-    last_traffic: AtomicU64,
     rx_bytes: AtomicU64,
     tx_bytes: AtomicU64,
 }
 
+/// The sessions of a peer, as in Linux' `noise_keypairs`.
 #[derive(Default)]
-struct Tunnel {
-    /// `None` while the device has no private key.
-    noise: Option<Tunn>,
-    preshared_key: Option<Secret>,
-    unconfirmed: Unconfirmed,
+struct Sessions {
+    /// The one to send with.
+    current: Option<Arc<Session>>,
+    /// The one before, for what is still under way.
+    previous: Option<Arc<Session>>,
+    /// Made in answer to an initiation, and used once the peer has confirmed it by data: only then is it certain that
+    /// the initiation was not a replay (WireGuard paper, section 5.1).
+    next: Option<Arc<Session>>,
 }
 
-/// Sessions made in answer to initiations, until data arrives on them: only then is it certain
-/// that the initiation was not a replay (WireGuard paper, section 5.1). `Tunn` keeps as many.
+impl Sessions {
+    fn add(&mut self, session: Arc<Session>, initiator: bool) {
+        if initiator {
+            let current = self.current.take();
+            self.previous = self.next.take().or(current);
+            self.current = Some(session);
+        } else {
+            self.next = Some(session);
+            self.previous = None;
+        }
+    }
+
+    fn by_index(&self, index: u32) -> Option<Arc<Session>> {
+        let all = [&self.current, &self.next, &self.previous];
+        all.into_iter().flatten().find(|session| session.local_index == index).cloned()
+    }
+
+    /// Whether this was the session that waited for confirmation.
+    fn confirm(&mut self, session: &Arc<Session>) -> bool {
+        let waited = self.next.take_if(|next| Arc::ptr_eq(next, session));
+        if waited.is_some() {
+            self.previous = self.current.take();
+            self.current = waited;
+            return true;
+        }
+        false
+    }
+}
+
+/// What the control thread needs for handshakes with this peer.
+struct Handshake {
+    /// `None` while the device has no private key, or no handshake with the peer's key is possible.
+    keys: Option<(Arc<Identity>, Remote)>,
+    preshared_key: Option<Secret>,
+    stamp: Stamp,
+    initiated: Option<Initiated>,
+    /// That of the last initiation that was answered.
+    latest_timestamp: Timestamp,
+    answered_at: Option<u64>,
+    /// When an initiation or a response was sent last.
+    sent_at: Option<u64>,
+    /// The lower 8 bits of the next index.
+    next_index: u8,
+}
+
+/// A call of the data path for a handshake.
 #[derive(Default)]
-struct Unconfirmed([Option<u32>; 8]);
+struct Call(AtomicU8);
 
-impl Unconfirmed {
-    fn slot(&mut self, index: u32) -> &mut Option<u32> {
-        &mut self.0[index as usize % 8]
+impl Call {
+    const MADE: u8 = 1;
+    const REPORTED: u8 = 2;
+
+    fn make(&self) {
+        // Most often it has been made or there is none to make, and only reading is cheap.
+        if self.0.load(Ordering::Relaxed) == 0 {
+            let _ = self.0.compare_exchange(0, Self::MADE, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
-    fn add(&mut self, index: u32) {
-        *self.slot(index) = Some(index);
+    /// Whether there is one that the control thread has not been told of.
+    fn take(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::MADE
+            && self.0.compare_exchange(Self::MADE, Self::REPORTED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Whether data with this index is the first that confirms its session.
-    fn confirm(&mut self, index: u32) -> bool {
-        self.slot(index).take_if(|waiting| *waiting == index).is_some()
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 
@@ -83,11 +145,21 @@ pub(crate) enum Unsendable {
     NoPrivateKey,
 }
 
+/// How far sealing came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Finished,
+    /// Send what is in the outbox and go on.
+    OutboxFull,
+    /// Everything waits for a session now; so many older packets made room.
+    Staged(usize),
+}
+
 /// What a run of data messages contained.
 #[derive(Default)]
 pub(crate) struct Opened {
-    /// Where in the buffer the inner packets lie.
-    pub(crate) packets: Vec<Range<usize>>,
+    /// Counters of the inner packets, and where in the buffer they lie, with their padding.
+    pub(crate) packets: Vec<(u64, Range<usize>)>,
     /// Messages with wrong tag, replayed counter, or without session.
     pub(crate) rejected: usize,
 }
@@ -97,12 +169,25 @@ impl Peer {
         Self {
             public_key,
             index,
-            tunnel: Mutex::new(Tunnel::default()),
-            endpoint: Mutex::default(),
+            sessions: RwLock::default(),
+            handshake: Mutex::new(Handshake {
+                keys: None,
+                preshared_key: None,
+                stamp: Stamp::new(&public_key),
+                initiated: None,
+                latest_timestamp: Timestamp::default(),
+                answered_at: None,
+                sent_at: None,
+                next_index: 0,
+            }),
+            staged: Mutex::default(),
+            timers: Timers::default(),
+            call: Call::default(),
+            has_keys: AtomicBool::new(false),
+            endpoint: RwLock::default(),
             last_handshake: Mutex::default(),
             persistent_keepalive: AtomicU16::new(0),
             keepalive_due: AtomicBool::new(false),
-            last_traffic: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
             tx_bytes: AtomicU64::new(0),
         }
@@ -117,15 +202,15 @@ impl Peer {
     }
 
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        *lock(&self.endpoint)
+        *self.endpoint.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn set_endpoint(&self, endpoint: SocketAddr) {
-        *lock(&self.endpoint) = Some(endpoint);
+        *self.endpoint.write().unwrap_or_else(PoisonError::into_inner) = Some(endpoint);
     }
 
     pub(crate) fn preshared_key(&self) -> Option<Secret> {
-        lock(&self.tunnel).preshared_key.clone()
+        lock(&self.handshake).preshared_key.clone()
     }
 
     pub(crate) fn persistent_keepalive(&self) -> u16 {
@@ -140,23 +225,23 @@ impl Peer {
         }
     }
 
-    /// Begins anew with these keys: sessions and handshakes in progress are forgotten.
-    pub(crate) fn rekey(&self, identity: Option<&Identity>, preshared_key: Option<Secret>) {
-        let noise = identity.map(|identity| self.new_noise(identity, preshared_key.as_ref()));
-        *lock(&self.tunnel) = Tunnel { noise, preshared_key, unconfirmed: Unconfirmed::default() };
+    /// Begins anew with these keys: sessions and handshakes in progress are forgotten. Initiations that were answered
+    /// stay known, so that none can be replayed.
+    pub(crate) fn rekey(&self, identity: Option<&Arc<Identity>>, preshared_key: Option<Secret>) {
+        let mut handshake = lock(&self.handshake);
+        handshake.keys = identity.and_then(|identity| {
+            let remote = Remote::new(&identity.local, self.public_key, preshared_key.as_ref())?;
+            Some((Arc::clone(identity), remote))
+        });
+        handshake.preshared_key = preshared_key;
+        handshake.initiated = None;
+        handshake.sent_at = None;
+        self.has_keys.store(handshake.keys.is_some(), Ordering::Relaxed);
+        self.timers.reset();
+        self.call.clear();
+        *self.sessions_mut() = Sessions::default();
+        drop(handshake);
         self.keepalive_due_if_persistent();
-    }
-
-    fn new_noise(&self, identity: &Identity, preshared_key: Option<&Secret>) -> Tunn {
-        Tunn::new(
-            identity.private_key(),
-            x25519::PublicKey::from(self.public_key),
-            preshared_key.map(|key| *key.as_bytes()),
-            // The interval of a `Tunn` cannot be changed, so it is kept here.
-            None,
-            self.index,
-            Some(Arc::clone(identity.unlimited())),
-        )
     }
 
     /// To be called when the interface comes up.
@@ -178,207 +263,354 @@ impl Peer {
         }
     }
 
-    /// Seals segments until they or the outbox's room come to an end; without a session they
-    /// are staged and a handshake is started. `scratch` must hold any segment and its padding.
+    /// Whether the control thread is to be told to look at this peer soon.
+    pub(crate) fn takes_call(&self) -> bool {
+        self.call.take()
+    }
+
+    /// Seals segments until they or the outbox's room come to an end; without a session they are staged and a
+    /// handshake is called for.
     pub(crate) fn seal(
         &self,
         segments: &mut Segments<'_>,
-        scratch: &mut [u8],
         mtu: usize,
         outbox: &mut Outbox,
         now: u64,
     ) -> Result<Progress, Unsendable> {
         let endpoint = self.endpoint().ok_or(Unsendable::NoEndpoint)?;
+        let Some(session) = self.session(now) else { return self.stage(segments, outbox, now, mtu) };
         let ecn = packet::ecn(segments.packet());
-        let room = (segments.longest() + PADDING + DATA_OVERHEAD).max(HANDSHAKE_ROOM);
-        let mut tunnel = lock(&self.tunnel);
-        let noise = tunnel.noise.as_mut().ok_or(Unsendable::NoPrivateKey)?;
+        let room = segments.longest() + PADDING + DATA_OVERHEAD;
+        let (mut bytes, mut progress) = (0, Progress::OutboxFull);
         while outbox.has_room(room) {
-            let Some(len) = segments.next_into(scratch) else { return Ok(Progress::Finished) };
-            let padded = padded_len(len, mtu);
-            scratch[len..padded].fill(0);
-            let written = Written::of(noise.encapsulate(&scratch[..padded], outbox.space()));
-            self.commit(written, endpoint, ecn, outbox, now);
-        }
-        Ok(Progress::OutboxFull)
-    }
-
-    /// Opens data messages into `buffer` from `at` on. The buffer must have room for all.
-    pub(crate) fn open<'a>(
-        &self,
-        messages: impl Iterator<Item = &'a [u8]>,
-        from: SocketAddr,
-        (buffer, mut at): (&mut [u8], usize),
-        opened: &mut Opened,
-        outbox: &mut Outbox,
-        now: u64,
-    ) {
-        opened.packets.clear();
-        opened.rejected = 0;
-        let mut bytes = 0;
-        let mut tunnel = lock(&self.tunnel);
-        let Tunnel { noise, unconfirmed, .. } = &mut *tunnel;
-        let mut confirmed = false;
-        for message in messages {
-            let Some(noise) = noise else {
-                opened.rejected += 1;
-                continue;
+            let space = outbox.space();
+            let Some(len) = segments.next_into(&mut space[DATA_HEADER..]) else {
+                progress = Progress::Finished;
+                break;
             };
-            match noise.decapsulate(None, message, &mut buffer[at..]) {
-                TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                    opened.packets.push(at..at + packet.len());
-                    at += packet.len();
-                }
-                // An empty message: a keepalive.
-                TunnResult::Done => {}
-                TunnResult::Err(_) | TunnResult::WriteToNetwork(_) => {
-                    opened.rejected += 1;
-                    continue;
-                }
-            }
-            bytes += message.len();
-            confirmed |= receiver_index(message).is_some_and(|index| unconfirmed.confirm(index));
+            let Some(sealed) = seal_packet(&session, space, len, mtu) else { break };
+            outbox.commit(sealed, endpoint, ecn, Kind::Data);
+            bytes += sealed;
         }
         if bytes > 0 {
-            self.heard(bytes, from, now);
+            self.sent(bytes, true, now);
         }
-        if confirmed {
-            self.handshake_completed();
-            self.send_staged(tunnel, outbox, now);
+        if session.is_stale_for_sender(now) {
+            self.call.make();
+        }
+        Ok(progress)
+    }
+
+    /// The session to send with.
+    fn session(&self, now: u64) -> Option<Arc<Session>> {
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        sessions.current.as_ref().filter(|session| session.is_alive(now)).cloned()
+    }
+
+    fn stage(
+        &self,
+        segments: &mut Segments<'_>,
+        outbox: &mut Outbox,
+        now: u64,
+        mtu: usize,
+    ) -> Result<Progress, Unsendable> {
+        if !self.has_keys.load(Ordering::Relaxed) {
+            return Err(Unsendable::NoPrivateKey);
+        }
+        let mut lost = 0;
+        let mut staged = lock(&self.staged);
+        let mut packet = vec![0; segments.longest()];
+        while let Some(len) = segments.next_into(&mut packet) {
+            if staged.len() == MAX_STAGED {
+                staged.pop_front();
+                lost += 1;
+            }
+            staged.push_back(packet[..len].to_vec());
+        }
+        drop(staged);
+        self.call.make();
+        // A session may have come while this was written.
+        self.send_staged(mtu, outbox, now);
+        Ok(Progress::Staged(lost))
+    }
+
+    /// Sends what waited for a session, if there is one. Returns whether anything was sent.
+    fn send_staged(&self, mtu: usize, outbox: &mut Outbox, now: u64) -> bool {
+        let (Some(endpoint), Some(session)) = (self.endpoint(), self.session(now)) else { return false };
+        let staged = std::mem::take(&mut *lock(&self.staged));
+        let mut bytes = 0;
+        for packet in &staged {
+            outbox.make_room(packet.len() + PADDING + DATA_OVERHEAD);
+            let space = outbox.space();
+            space[DATA_HEADER..][..packet.len()].copy_from_slice(packet);
+            let Some(sealed) = seal_packet(&session, space, packet.len(), mtu) else { break };
+            outbox.commit(sealed, endpoint, packet::ecn(packet), Kind::Data);
+            bytes += sealed;
+        }
+        if bytes > 0 {
+            self.sent(bytes, true, now);
+        }
+        bytes > 0
+    }
+
+    fn send_keepalive(&self, outbox: &mut Outbox, now: u64) {
+        let (Some(endpoint), Some(session)) = (self.endpoint(), self.session(now)) else {
+            self.call.make();
+            return;
+        };
+        outbox.make_room(DATA_OVERHEAD);
+        if let Some(sealed) = session.seal(outbox.space(), 0) {
+            outbox.commit(sealed, endpoint, 0, Kind::Data);
+            self.sent(sealed, false, now);
         }
     }
 
-    /// Handles a handshake message whose MAC was verified. Returns whether it was accepted.
-    pub(crate) fn handshake(&self, message: &[u8], from: SocketAddr, outbox: &mut Outbox, now: u64) -> bool {
-        let mut tunnel = lock(&self.tunnel);
-        let Some(noise) = tunnel.noise.as_mut() else { return false };
-        outbox.make_room(HANDSHAKE_ROOM);
-        let written = match noise.decapsulate(Some(from.ip()), message, outbox.space()) {
-            TunnResult::Err(_) => return false,
-            result => Written::of(result),
-        };
-        match written {
-            // A cookie. Not authenticated by the peer's key, so it moves no endpoint.
-            None => {}
-            // A response, answered with a keepalive: the session stands.
-            Some(Written { kind: Kind::Data, .. }) => {
-                self.heard(message.len(), from, now);
-                self.handshake_completed();
-                self.commit(written, from, 0, outbox, now);
-                self.send_staged(tunnel, outbox, now);
+    /// Opens in place the data messages at `run` of `buffer`, each of `size` bytes (the last may be shorter), which
+    /// all have the receiver index `index`.
+    pub(crate) fn open(
+        &self,
+        index: u32,
+        (buffer, run, size): (&mut [u8], Range<usize>, usize),
+        from: SocketAddr,
+        opened: &mut Opened,
+        now: u64,
+    ) -> Reception {
+        opened.packets.clear();
+        let count = run.len().div_ceil(size);
+        opened.rejected = count;
+        let session = self.sessions.read().unwrap_or_else(PoisonError::into_inner).by_index(index);
+        let Some(session) = session.filter(|session| session.is_alive(now)) else { return Reception::Known };
+        let mut at = run.start;
+        for message in buffer[run].chunks_mut(size) {
+            if let Some((counter, len)) = session.open(message) {
+                let begin = at + DATA_HEADER;
+                opened.packets.push((counter, begin..begin + len));
             }
-            // An initiation, answered with a response. It may be a replay sent from elsewhere:
-            // the response goes there, but the peer's endpoint stays until data confirms it.
-            Some(Written { index, .. }) => {
-                tunnel.unconfirmed.add(index);
-                self.rx_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
-                self.commit(written, from, 0, outbox, now);
-            }
+            at += message.len();
+        }
+        session.accept(&mut opened.packets);
+        opened.rejected = count - opened.packets.len();
+        if opened.packets.is_empty() {
+            return Reception::Known;
+        }
+        let bytes = opened.packets.iter().map(|(_, packet)| packet.len() + DATA_OVERHEAD).sum();
+        // Empty messages are keepalives.
+        opened.packets.retain(|(_, packet)| !packet.is_empty());
+        self.heard(bytes, from);
+        self.timers.received(!opened.packets.is_empty(), now);
+        if self.is_waiting(&session) && self.sessions_mut().confirm(&session) {
+            self.handshake_completed();
+            return Reception::Confirmed;
+        }
+        if session.is_stale_for_receiver(now) && self.timers.may_renew_late() {
+            self.call.make();
+        }
+        Reception::Known
+    }
+
+    fn is_waiting(&self, session: &Arc<Session>) -> bool {
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        sessions.next.as_ref().is_some_and(|next| Arc::ptr_eq(next, session))
+    }
+
+    /// What is to be sent once a session was confirmed.
+    pub(crate) fn confirmed(&self, mtu: usize, outbox: &mut Outbox, now: u64) {
+        self.send_staged(mtu, outbox, now);
+    }
+
+    /// Answers an initiation that says it is from this peer. Returns whether it was.
+    pub(crate) fn accept_initiation(
+        &self,
+        initiation: Identified<'_>,
+        from: SocketAddr,
+        outbox: &mut Outbox,
+        now: u64,
+    ) -> bool {
+        let mut handshake = lock(&self.handshake);
+        let Some((mut response, keys, index)) = handshake.respond(initiation, self.index, now) else { return false };
+        handshake.stamp.stamp(&mut response, now);
+        handshake.sent_at = Some(now);
+        self.add_session(&keys, index, now);
+        drop(handshake);
+        self.rx_bytes.fetch_add(INITIATION as u64, Ordering::Relaxed);
+        // It may have been caught and sent on from elsewhere: the response goes there, but the peer's endpoint
+        // stays until data confirms it.
+        self.send_handshake(&response, from, outbox, now);
+        true
+    }
+
+    /// Completes a handshake. Returns whether the response belongs to it.
+    pub(crate) fn accept_response(
+        &self,
+        response: &[u8; RESPONSE],
+        from: SocketAddr,
+        mtu: usize,
+        outbox: &mut Outbox,
+        now: u64,
+    ) -> bool {
+        let mut handshake = lock(&self.handshake);
+        let Some((keys, index)) = handshake.finish(response) else { return false };
+        self.add_session(&keys, index, now);
+        drop(handshake);
+        self.handshake_completed();
+        self.heard(RESPONSE, from);
+        self.timers.received(false, now);
+        // The peer may use the session only when it has heard something on it.
+        if !self.send_staged(mtu, outbox, now) {
+            self.send_keepalive(outbox, now);
         }
         true
     }
 
-    /// Lets time pass: retries handshakes, renews and forgets sessions, sends keepalives.
-    pub(crate) fn tick(&self, interface_up: bool, outbox: &mut Outbox, now: u64) {
-        let endpoint = self.endpoint();
-        let mut tunnel = lock(&self.tunnel);
-        let Some(noise) = tunnel.noise.as_mut() else { return };
-        // Also when nothing can be sent: it is what moves the state machine's clock.
-        outbox.make_room(HANDSHAKE_ROOM);
-        let written = Written::of(noise.update_timers(outbox.space()));
-        let Some(endpoint) = endpoint.filter(|_| interface_up) else { return };
-        self.commit(written, endpoint, 0, outbox, now);
-        if self.is_keepalive_due(now) {
-            outbox.make_room(HANDSHAKE_ROOM);
-            let written = Written::of(if noise.time_since_last_handshake().is_some() {
-                noise.encapsulate(&[], outbox.space())
-            } else {
-                noise.format_handshake_initiation(outbox.space(), false)
-            });
-            self.commit(written, endpoint, 0, outbox, now);
-        }
+    /// Keeps a cookie for the next initiation. Not authenticated by the peer's key, so it moves no endpoint.
+    pub(crate) fn accept_cookie(&self, reply: &[u8; COOKIE_REPLY], now: u64) -> bool {
+        lock(&self.handshake).stamp.take_reply(reply, now)
     }
 
-    fn is_keepalive_due(&self, now: u64) -> bool {
+    fn add_session(&self, keys: &Keys, index: u32, now: u64) {
+        let session = Arc::new(Session::new(keys, index, now));
+        self.sessions_mut().add(session, keys.initiator);
+        self.timers.session_made(now);
+    }
+
+    /// Lets time pass: retries handshakes, renews and forgets sessions, sends keepalives. `since_epoch` is the wall
+    /// clock. Returns how many packets have waited for a session in vain.
+    pub(crate) fn tick(&self, interface_up: bool, outbox: &mut Outbox, now: u64, since_epoch: Duration) -> usize {
+        let due = self.timers.due(now);
+        if due.forget {
+            self.forget_keys();
+        }
+        let lost = if due.give_up { std::mem::take(&mut *lock(&self.staged)).len() } else { 0 };
+        let Some(endpoint) = self.endpoint().filter(|_| interface_up) else { return lost };
+        if due.keepalive || self.is_persistent_keepalive_due(now) {
+            self.send_keepalive(outbox, now);
+        }
+        let reason = if self.call.is_open() { Some(Initiation::New) } else { due.initiation };
+        if let Some(reason) = reason {
+            self.initiate((reason, Timestamp::new(since_epoch)), endpoint, outbox, now);
+        }
+        lost
+    }
+
+    fn is_persistent_keepalive_due(&self, now: u64) -> bool {
         let interval = u64::from(self.persistent_keepalive()) * 1000;
-        let silence = now.saturating_sub(self.last_traffic.load(Ordering::Relaxed));
-        self.keepalive_due.swap(false, Ordering::Relaxed) || (interval != 0 && silence >= interval)
+        self.keepalive_due.swap(false, Ordering::Relaxed) || (interval != 0 && self.timers.silence(now) >= interval)
     }
 
-    /// Sends what waited for a session.
-    fn send_staged(&self, mut tunnel: MutexGuard<'_, Tunnel>, outbox: &mut Outbox, now: u64) {
-        let (Some(endpoint), Some(noise)) = (self.endpoint(), tunnel.noise.as_mut()) else { return };
-        for _ in 0..MAX_STAGED {
-            outbox.make_room(usize::from(u16::MAX) + DATA_OVERHEAD);
-            let written = Written::of(noise.decapsulate(None, &[], outbox.space()));
-            if written.is_none() {
-                return;
-            }
-            self.commit(written, endpoint, 0, outbox, now);
+    fn initiate(
+        &self,
+        (reason, timestamp): (Initiation, Timestamp),
+        endpoint: SocketAddr,
+        outbox: &mut Outbox,
+        now: u64,
+    ) {
+        let mut handshake = lock(&self.handshake);
+        if handshake.sent_at.is_some_and(|at| now.saturating_sub(at) < REKEY_TIMEOUT) {
+            return;
         }
+        let Some(mut initiation) = handshake.initiate(self.index, timestamp) else { return };
+        handshake.stamp.stamp(&mut initiation, now);
+        handshake.sent_at = Some(now);
+        drop(handshake);
+        self.call.clear();
+        let jitter = random::number().map_or(0, |number| u64::from(number) % MAX_JITTER);
+        self.timers.initiation_sent(reason, jitter, now);
+        self.send_handshake(&initiation, endpoint, outbox, now);
     }
 
-    /// Accepts what `Tunn` wrote to the outbox's space, if it did.
-    fn commit(&self, written: Option<Written>, to: SocketAddr, ecn: u8, outbox: &mut Outbox, now: u64) {
-        let Some(Written { len, kind, .. }) = written else { return };
-        let traffic_class = if kind == Kind::Data { ecn } else { HANDSHAKE_TRAFFIC_CLASS };
-        self.sent(len, now);
-        outbox.commit(len, to, traffic_class, kind);
+    fn send_handshake(&self, message: &[u8], to: SocketAddr, outbox: &mut Outbox, now: u64) {
+        outbox.make_room(message.len());
+        outbox.space()[..message.len()].copy_from_slice(message);
+        outbox.commit(message.len(), to, HANDSHAKE_TRAFFIC_CLASS, Kind::Handshake);
+        self.sent(message.len(), false, now);
     }
 
-    fn sent(&self, bytes: usize, now: u64) {
+    fn forget_keys(&self) {
+        lock(&self.handshake).initiated = None;
+        *self.sessions_mut() = Sessions::default();
+    }
+
+    fn sent(&self, bytes: usize, data: bool, now: u64) {
         self.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.last_traffic.store(now, Ordering::Relaxed);
+        self.timers.sent(data, now);
     }
 
     /// An authenticated message arrived: its source is where the peer is now.
-    fn heard(&self, bytes: usize, from: SocketAddr, now: u64) {
+    fn heard(&self, bytes: usize, from: SocketAddr) {
         self.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.last_traffic.store(now, Ordering::Relaxed);
-        let mut endpoint = lock(&self.endpoint);
-        if *endpoint != Some(from) {
-            *endpoint = Some(from);
+        if self.endpoint() != Some(from) {
+            self.set_endpoint(from);
         }
     }
 
     fn handshake_completed(&self) {
+        self.call.clear();
+        self.timers.handshake_completed();
         *lock(&self.last_handshake) = Some(SystemTime::now());
+    }
+
+    fn sessions_mut(&self) -> std::sync::RwLockWriteGuard<'_, Sessions> {
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How far sealing came.
+/// What receiving changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    Finished,
-    /// Send what is in the outbox and go on.
-    OutboxFull,
+pub(crate) enum Reception {
+    /// Nothing.
+    Known,
+    /// A session may be used now: see [`Peer::confirmed`].
+    Confirmed,
+}
+
+impl Handshake {
+    fn initiate(&mut self, peer: u32, timestamp: Timestamp) -> Option<[u8; INITIATION]> {
+        let index = self.new_index(peer);
+        let (identity, remote) = self.keys.as_ref()?;
+        let ephemeral = handshake::ephemeral(random::bytes()?);
+        let (message, initiated) = handshake::initiate(&identity.local, remote, ephemeral, timestamp, index)?;
+        self.initiated = Some(initiated);
+        Some(message)
+    }
+
+    fn respond(&mut self, initiation: Identified<'_>, peer: u32, now: u64) -> Option<([u8; RESPONSE], Keys, u32)> {
+        let index = self.new_index(peer);
+        let (_, remote) = self.keys.as_ref()?;
+        let authenticated = initiation.authenticate(remote)?;
+        let is_flood = self.answered_at.is_some_and(|at| now.saturating_sub(at) < MIN_INITIATION_GAP);
+        if is_flood || authenticated.timestamp <= self.latest_timestamp {
+            return None;
+        }
+        self.latest_timestamp = authenticated.timestamp;
+        self.answered_at = Some(now);
+        let (message, keys) = authenticated.respond(remote, handshake::ephemeral(random::bytes()?), index)?;
+        Some((message, keys, index))
+    }
+
+    fn finish(&mut self, response: &[u8; RESPONSE]) -> Option<(Keys, u32)> {
+        let (identity, remote) = self.keys.as_ref()?;
+        let initiated = self.initiated.as_ref()?;
+        let finished = (initiated.finish(&identity.local, remote, response)?, initiated.local_index());
+        self.initiated = None;
+        Some(finished)
+    }
+
+    fn new_index(&mut self, peer: u32) -> u32 {
+        self.next_index = self.next_index.wrapping_add(1);
+        peer << 8 | u32::from(self.next_index)
+    }
+}
+
+/// Seals the packet of `len` bytes that stands behind the header's place in `space`.
+fn seal_packet(session: &Session, space: &mut [u8], len: usize, mtu: usize) -> Option<usize> {
+    let padded = padded_len(len, mtu);
+    space[DATA_HEADER + len..DATA_HEADER + padded].fill(0);
+    session.seal(space, padded)
 }
 
 /// The length to send instead of `len`: padded, but not beyond the MTU.
 fn padded_len(len: usize, mtu: usize) -> usize {
     len.next_multiple_of(PADDING).min(mtu).max(len)
-}
-
-/// The index after the type: the receiver's in a data message.
-pub(crate) fn receiver_index(message: &[u8]) -> Option<u32> {
-    message.get(4..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
-}
-
-/// A message that `Tunn` has written.
-#[derive(Clone, Copy)]
-struct Written {
-    len: usize,
-    kind: Kind,
-    /// The first index in it: the receiver's in a data message, ours in a handshake.
-    index: u32,
-}
-
-impl Written {
-    fn of(result: TunnResult<'_>) -> Option<Self> {
-        let TunnResult::WriteToNetwork(message) = result else { return None };
-        let kind = if message.first() == Some(&TYPE_DATA) { Kind::Data } else { Kind::Handshake };
-        Some(Self { len: message.len(), kind, index: receiver_index(message)? })
-    }
 }
 
 /// A panic of another thread leaves nothing half-done that would matter here.
@@ -387,24 +619,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_is_confirmed_once() {
-        let mut unconfirmed = Unconfirmed::default();
-        unconfirmed.add(0x101);
-        unconfirmed.add(0x102);
-        assert!(!unconfirmed.confirm(0x109), "another session in the same slot");
-        assert!(unconfirmed.confirm(0x101));
-        assert!(!unconfirmed.confirm(0x101));
-        assert!(unconfirmed.confirm(0x102));
-    }
-
-    #[test]
-    fn padding_stays_within_the_mtu() {
-        for (len, padded) in [(1, 16), (16, 16), (17, 32), (1409, 1420), (1420, 1420), (1500, 1500)] {
-            assert_eq!(padded_len(len, 1420), padded, "{len}");
-        }
-    }
-}
+#[path = "peer_tests.rs"]
+mod tests;

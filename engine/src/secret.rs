@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use boringtun::x25519;
+use x25519_dalek::{PublicKey as Point, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A Curve25519 public key, the name of a peer (WireGuard paper, section 5).
@@ -20,16 +20,12 @@ impl Secret {
 
     /// The public key that belongs to this private key.
     pub fn public_key(&self) -> PublicKey {
-        x25519::PublicKey::from(&self.to_static_secret()).to_bytes()
+        Point::from(&StaticSecret::from(self.0)).to_bytes()
     }
 
     /// True if every byte is zero, which the configuration protocol uses for "no key".
     pub fn is_zero(&self) -> bool {
         self.0.iter().fold(0, |all, byte| all | byte) == 0
-    }
-
-    pub(crate) fn to_static_secret(&self) -> x25519::StaticSecret {
-        x25519::StaticSecret::from(self.0)
     }
 }
 

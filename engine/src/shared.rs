@@ -1,7 +1,7 @@
 //! What all threads of a device see.
 //!
 //! Locks are held to look something up or to change it, never across a system call on a packet
-//! or across cryptography, but for a peer's own state machine.
+//! or across cryptography, but for a peer's handshake, which only the control thread does.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -85,6 +85,11 @@ impl Shared {
 
     pub(crate) fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The peer to which a receiver index was given.
+    pub(crate) fn peer_by_receiver_index(&self, index: Option<u32>) -> Option<Arc<Peer>> {
+        self.table().by_receiver_index(index?).cloned()
     }
 
     /// All peers, to be gone through without holding the table.

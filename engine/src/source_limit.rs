@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Messages a second in all, up to which nobody is limited.
-const UNDER_LOAD: usize = crate::identity::HANDSHAKES_PER_SECOND as usize;
+const UNDER_LOAD: usize = crate::identity::HANDSHAKES_PER_SECOND;
 /// Messages a second from one source beyond that.
 const PER_SOURCE: usize = 20;
 

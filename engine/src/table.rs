@@ -5,11 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rand_core::{OsRng, RngCore};
 
 use crate::allowed_ips::AllowedIps;
 use crate::peer::Peer;
-use crate::{PeerStats, PublicKey};
+use crate::{PeerStats, PublicKey, random};
 
 /// An index names a peer in its upper 24 bits, and one of its sessions in the lower 8.
 const SESSION_BITS: u32 = 8;
@@ -42,12 +41,17 @@ impl Table {
         self.by_key.values()
     }
 
-    /// An index that no peer has; `None` if there are too many peers.
+    /// An index that no peer has; `None` if there are too many peers, or no randomness.
     pub(crate) fn free_index(&self) -> Option<u32> {
         if self.by_index.len() >= MAX_PEERS {
             return None;
         }
-        std::iter::repeat_with(|| OsRng.next_u32() >> SESSION_BITS).find(|index| !self.by_index.contains_key(index))
+        loop {
+            let index = random::number()? >> SESSION_BITS;
+            if !self.by_index.contains_key(&index) {
+                return Some(index);
+            }
+        }
     }
 
     pub(crate) fn insert(&mut self, peer: Arc<Peer>) {

@@ -115,13 +115,13 @@ impl Shared {
         if before.as_ref().is_some_and(|identity| *identity.secret() == key) {
             return;
         }
-        let identity = (!key.is_zero()).then(|| Arc::new(Identity::new(key)));
+        let identity = Identity::new(key, self.now()).filter(|identity| !identity.secret().is_zero()).map(Arc::new);
         if let Some(identity) = &identity {
             self.table_mut().remove(&identity.public_key());
         }
         self.replace_identity(identity.clone());
         for peer in self.all_peers() {
-            peer.rekey(identity.as_deref(), peer.preshared_key());
+            peer.rekey(identity.as_ref(), peer.preshared_key());
             self.inbox.hurry(peer);
         }
     }
@@ -171,7 +171,7 @@ impl Shared {
             }
         };
         let is_new = existing.is_none();
-        update.change_state(&peer, is_new, identity.as_deref());
+        update.change_state(&peer, is_new, identity.as_ref());
         update.change_routes(self, &peer, is_new);
         // It may have to start a handshake, for a keepalive that was just turned on.
         self.inbox.hurry(peer);
@@ -180,7 +180,7 @@ impl Shared {
 }
 
 impl PeerUpdate {
-    fn change_state(&self, peer: &Peer, is_new: bool, identity: Option<&Identity>) {
+    fn change_state(&self, peer: &Peer, is_new: bool, identity: Option<&Arc<Identity>>) {
         let before = peer.preshared_key();
         let wanted = match &self.preshared_key {
             Some(key) => Some(key.clone()).filter(|key| !key.is_zero()),

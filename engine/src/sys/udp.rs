@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -115,9 +116,11 @@ fn describe(message: &Message<'_>, control: &mut Control) {
 }
 
 /// A datagram as received, or several of `segment` bytes each (the last may be shorter).
-pub(crate) struct Received<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
     pub(crate) from: SocketAddr,
-    pub(crate) payload: &'a [u8],
+    /// Where it lies in the batch's buffer.
+    pub(crate) payload: Range<usize>,
     pub(crate) segment: usize,
     pub(crate) traffic_class: u8,
 }
@@ -128,7 +131,6 @@ pub(crate) struct ReceiveBatch {
     addresses: [RawAddress; MAX_BATCH],
     controls: [Control; MAX_BATCH],
     lengths: [usize; MAX_BATCH],
-    filled: usize,
 }
 
 impl ReceiveBatch {
@@ -139,14 +141,12 @@ impl ReceiveBatch {
             addresses: [RawAddress::EMPTY; MAX_BATCH],
             controls: [Control::EMPTY; MAX_BATCH],
             lengths: [0; MAX_BATCH],
-            filled: 0,
         }
     }
 
     /// Takes what has arrived, up to `limit` messages, without waiting.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, limit: usize) -> io::Result<usize> {
         let limit = limit.min(MAX_BATCH);
-        self.filled = 0;
         // SAFETY: iovec and mmsghdr are plain data for which all zeros is a valid value.
         let (mut vectors, mut headers): ([libc::iovec; MAX_BATCH], [libc::mmsghdr; MAX_BATCH]) =
             unsafe { (zeroed(), zeroed()) };
@@ -178,20 +178,22 @@ impl ReceiveBatch {
             let filled = header.msg_hdr.msg_controllen as usize;
             self.controls[i].len = filled.min(Control::CAPACITY);
         }
-        self.filled = received;
         Ok(received)
     }
 
-    /// The messages of the last [`receive`](Self::receive).
-    pub(crate) fn messages(&self) -> impl Iterator<Item = Received<'_>> {
-        let buffers = self.data.chunks_exact(RECEIVE_BUFFER).take(self.filled);
-        buffers.enumerate().filter_map(|(i, buffer)| {
-            let payload = &buffer[..self.lengths[i]];
-            let (segment, traffic_class) = read_control(&self.controls[i]);
-            let segment = segment.filter(|s| *s > 0).unwrap_or(payload.len().max(1));
-            let from = self.addresses[i].decode()?;
-            Some(Received { from, payload, segment, traffic_class })
-        })
+    /// The buffer that the received messages lie in.
+    pub(crate) fn buffer(&mut self) -> &mut [u8] {
+        &mut self.data
+    }
+
+    /// One message of the last [`receive`](Self::receive).
+    pub(crate) fn message(&self, index: usize) -> Option<Received> {
+        let begin = index * RECEIVE_BUFFER;
+        let payload = begin..begin + self.lengths.get(index)?;
+        let (segment, traffic_class) = read_control(self.controls.get(index)?);
+        let segment = segment.filter(|s| *s > 0).unwrap_or(payload.len().max(1));
+        let from = self.addresses.get(index)?.decode()?;
+        Some(Received { from, payload, segment, traffic_class })
     }
 }
 

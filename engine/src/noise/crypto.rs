@@ -1,0 +1,141 @@
+//! The primitives of the WireGuard paper (section 5.4), by the names they have there.
+
+use blake2::digest::consts::U16;
+use blake2::digest::{FixedOutput, KeyInit, Mac};
+use blake2::{Blake2s256, Blake2sMac, Digest};
+use chacha20poly1305::{AeadInPlace, XChaCha20Poly1305};
+use hmac::SimpleHmac;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use zeroize::Zeroizing;
+
+/// Bytes of a hash, and of a key.
+pub(crate) const HASH: usize = 32;
+/// Bytes of an authentication tag.
+pub(crate) const TAG: usize = 16;
+/// Bytes of a MAC, and of a cookie.
+pub(crate) const MAC: usize = 16;
+/// Bytes of the nonce that a cookie is sealed with.
+pub(crate) const XNONCE: usize = 24;
+
+/// A key that is forgotten when it is dropped.
+pub(crate) type Key = Zeroizing<[u8; HASH]>;
+
+/// `Hash`: BLAKE2s over the concatenation.
+pub(crate) fn hash<const N: usize>(parts: [&[u8]; N]) -> [u8; HASH] {
+    let mut state = Blake2s256::new();
+    parts.iter().for_each(|part| Digest::update(&mut state, part));
+    state.finalize().into()
+}
+
+/// `Mac`: keyed BLAKE2s with 16 bytes of output. A key that is too long, which none here is, gives another MAC
+/// than everybody else's.
+pub(crate) fn mac<const N: usize>(key: &[u8], parts: [&[u8]; N]) -> [u8; MAC] {
+    let key = &key[..key.len().min(HASH)];
+    let Ok(mut state) = <Blake2sMac<U16> as KeyInit>::new_from_slice(key) else { return [0; MAC] };
+    parts.iter().for_each(|part| Mac::update(&mut state, part));
+    state.finalize_fixed().into()
+}
+
+fn hmac<const N: usize>(key: &[u8; HASH], parts: [&[u8]; N]) -> Key {
+    let Ok(mut state) = <SimpleHmac<Blake2s256> as KeyInit>::new_from_slice(key) else {
+        unreachable!("HMAC takes keys of any length")
+    };
+    parts.iter().for_each(|part| Mac::update(&mut state, part));
+    Zeroizing::new(state.finalize_fixed().into())
+}
+
+/// `Kdf`: HKDF with `N` outputs.
+pub(crate) fn kdf<const N: usize>(chain: &[u8; HASH], input: &[u8]) -> [Key; N] {
+    let secret = hmac(chain, [input]);
+    let mut previous: Option<Key> = None;
+    std::array::from_fn(|index| {
+        let before = previous.as_ref().map_or(&[][..], |key| &key[..]);
+        let output = hmac(&secret, [before, &[index as u8 + 1]]);
+        previous = Some(output.clone());
+        output
+    })
+}
+
+/// A key for ChaCha20Poly1305.
+pub(crate) fn cipher(key: &[u8; HASH]) -> LessSafeKey {
+    match UnboundKey::new(&CHACHA20_POLY1305, key) {
+        Ok(key) => LessSafeKey::new(key),
+        Err(_) => unreachable!("the key has the length that the algorithm wants"),
+    }
+}
+
+/// The nonce of the message with this counter.
+pub(crate) fn nonce(counter: u64) -> Nonce {
+    let mut bytes = [0; 12];
+    bytes[4..].copy_from_slice(&counter.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// `Aead` with counter 0, for keys that are used once: writes the sealed `plain` and its tag to `out`, which is
+/// longer by [`TAG`].
+pub(crate) fn seal_once(key: &[u8; HASH], plain: &[u8], hash: &[u8; HASH], out: &mut [u8]) {
+    let (sealed, tag) = out.split_at_mut(plain.len());
+    sealed.copy_from_slice(plain);
+    match cipher(key).seal_in_place_separate_tag(nonce(0), Aad::from(hash), sealed) {
+        Ok(made) => tag.copy_from_slice(made.as_ref()),
+        Err(_) => unreachable!("a handshake's fields are far shorter than the cipher's limit"),
+    }
+}
+
+/// The inverse of [`seal_once`]; `None` if the tag is wrong or `sealed` has not `N` bytes and a tag.
+pub(crate) fn open_once<const N: usize>(key: &[u8; HASH], sealed: &[u8], hash: &[u8; HASH]) -> Option<[u8; N]> {
+    let mut buffer = sealed.to_vec();
+    let plain = cipher(key).open_in_place(nonce(0), Aad::from(hash), &mut buffer).ok()?;
+    <[u8; N]>::try_from(&*plain).ok()
+}
+
+/// `XAead`: seals in place, and returns the tag.
+pub(crate) fn xseal(key: &[u8; HASH], nonce: &[u8; XNONCE], plain: &mut [u8], data: &[u8]) -> [u8; TAG] {
+    match XChaCha20Poly1305::new(key.into()).encrypt_in_place_detached(nonce.into(), data, plain) {
+        Ok(tag) => tag.into(),
+        Err(_) => unreachable!("a cookie is far shorter than the cipher's limit"),
+    }
+}
+
+/// The inverse of [`xseal`]. Returns whether the tag was right.
+pub(crate) fn xopen(key: &[u8; HASH], nonce: &[u8; XNONCE], sealed: &mut [u8], tag: &[u8; TAG], data: &[u8]) -> bool {
+    XChaCha20Poly1305::new(key.into()).decrypt_in_place_detached(nonce.into(), data, sealed, tag.into()).is_ok()
+}
+
+/// Whether two MACs agree, in a time that does not tell where they differ.
+pub(crate) fn equal(a: &[u8; MAC], b: &[u8; MAC]) -> bool {
+    a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// RFC 7693, appendix B.
+    #[test]
+    fn hash_is_blake2s() {
+        assert_eq!(hex(&hash([b"a", b"bc"])), "508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982");
+    }
+
+    #[test]
+    fn each_output_of_the_key_derivation_depends_on_the_one_before() {
+        let [one] = kdf::<1>(&[7; 32], b"input");
+        let [first, second, third] = kdf::<3>(&[7; 32], b"input");
+        assert_eq!(*one, *first);
+        assert_ne!(*second, *third);
+        assert_eq!(*second, *hmac(&hmac(&[7; 32], [b"input"]), [&first[..], &[2]]));
+    }
+
+    #[test]
+    fn what_is_sealed_once_is_opened_only_with_the_same_hash() {
+        let mut sealed = [0; 5 + TAG];
+        seal_once(&[1; 32], b"hello", &[2; 32], &mut sealed);
+        assert_eq!(open_once::<5>(&[1; 32], &sealed, &[2; 32]), Some(*b"hello"));
+        assert_eq!(open_once::<5>(&[1; 32], &sealed, &[3; 32]), None);
+        assert_eq!(open_once::<4>(&[1; 32], &sealed, &[2; 32]), None);
+    }
+}

@@ -1,0 +1,242 @@
+//! Two peers, a virtual clock, and no network.
+
+use super::*;
+
+const MTU: usize = 1420;
+
+/// One side: its identity, the other side as its peer, and what it sends.
+struct Side {
+    identity: Arc<Identity>,
+    peer: Peer,
+    outbox: Outbox,
+    at: SocketAddr,
+}
+
+fn side(own: u8, other: u8, preshared: u8) -> Side {
+    let identity = Arc::new(Identity::new(Secret::from([own; 32]), 0).unwrap());
+    let peer = Peer::new(Secret::from([other; 32]).public_key(), u32::from(own));
+    peer.rekey(Some(&identity), Some(Secret::from([preshared; 32])));
+    let at = |n: u8| SocketAddr::from(([192, 0, 2, n], 51820));
+    peer.set_endpoint(at(other));
+    Side { identity, peer, outbox: Outbox::new(), at: at(own) }
+}
+
+fn pair() -> (Side, Side) {
+    (side(1, 2, 9), side(2, 1, 9))
+}
+
+fn frame(payload: u8) -> Vec<u8> {
+    let mut frame = vec![0; crate::vnet::LEN + 60];
+    let packet = &mut frame[crate::vnet::LEN..];
+    packet[..4].copy_from_slice(&[0x45, 0, 0, 60]);
+    packet[59] = payload;
+    frame
+}
+
+impl Side {
+    fn send(&mut self, payload: u8, now: u64) -> Result<Progress, Unsendable> {
+        let mut frame = frame(payload);
+        let mut segments = Segments::of(&mut frame).unwrap();
+        self.peer.seal(&mut segments, MTU, &mut self.outbox, now)
+    }
+
+    fn tick(&mut self, interface_up: bool, now: u64) -> usize {
+        self.peer.tick(interface_up, &mut self.outbox, now, Duration::from_millis(now))
+    }
+
+    fn sent(&mut self) -> Vec<Vec<u8>> {
+        self.outbox.take_datagrams()
+    }
+
+    /// Receives one datagram; returns the last bytes of the packets in it, or `None` if it was refused.
+    fn receive(&mut self, mut datagram: Vec<u8>, from: SocketAddr, now: u64) -> Option<Vec<u8>> {
+        use crate::noise::{handshake::identify, message::Handshake};
+        let outbox = &mut self.outbox;
+        let accepted = match Handshake::parse(&datagram) {
+            Some(Handshake::Initiation(message)) => {
+                let identified = identify(&self.identity.local, message).unwrap();
+                self.peer.accept_initiation(identified, from, outbox, now)
+            }
+            Some(Handshake::Response(message)) => self.peer.accept_response(message, from, MTU, outbox, now),
+            Some(Handshake::CookieReply(message)) => self.peer.accept_cookie(message, now),
+            None => {
+                let index = crate::noise::message::u32_at(&datagram, 4).unwrap();
+                let (all, len) = (0..datagram.len(), datagram.len());
+                let mut opened = Opened::default();
+                if self.peer.open(index, (&mut datagram, all, len), from, &mut opened, now) == Reception::Confirmed {
+                    self.peer.confirmed(MTU, outbox, now);
+                }
+                let last = |(_, packet): &(u64, Range<usize>)| datagram[packet.clone()][59];
+                return (opened.rejected == 0).then(|| opened.packets.iter().map(last).collect());
+            }
+        };
+        accepted.then(Vec::new)
+    }
+}
+
+/// Carries datagrams to and fro until nobody has more to say; returns what arrived at each side.
+fn exchange(a: &mut Side, b: &mut Side, now: u64) -> (Vec<u8>, Vec<u8>) {
+    let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
+    loop {
+        let (from_a, from_b) = (a.sent(), b.sent());
+        if from_a.is_empty() && from_b.is_empty() {
+            return (at_a, at_b);
+        }
+        for datagram in from_a {
+            at_b.extend(b.receive(datagram, a.at, now).expect("accepted"));
+        }
+        for datagram in from_b {
+            at_a.extend(a.receive(datagram, b.at, now).expect("accepted"));
+        }
+    }
+}
+
+fn connect(a: &mut Side, b: &mut Side, now: u64) {
+    assert!(matches!(a.send(0, now), Ok(Progress::Staged(0))));
+    a.tick(true, now);
+    assert_eq!(exchange(a, b, now), (vec![], vec![0]));
+}
+
+#[test]
+fn what_waits_for_the_first_session_is_sent_with_it() {
+    let (mut a, mut b) = pair();
+    for payload in 1..=3 {
+        assert_eq!(a.send(payload, 1000), Ok(Progress::Staged(0)));
+    }
+    assert!(a.peer.takes_call() && !a.peer.takes_call(), "the control thread is told once");
+    assert!(a.sent().is_empty());
+    a.tick(true, 1000);
+    assert_eq!(exchange(&mut a, &mut b, 1000), (vec![], vec![1, 2, 3]));
+    assert_eq!(b.send(4, 1001), Ok(Progress::Finished));
+    assert_eq!(exchange(&mut a, &mut b, 1001), (vec![4], vec![]));
+    assert!(a.peer.stats().last_handshake.is_some() && b.peer.stats().last_handshake.is_some());
+    assert_eq!(a.peer.stats().tx_bytes, b.peer.stats().rx_bytes);
+}
+
+#[test]
+fn only_so_many_packets_wait_and_none_for_ever() {
+    let (mut a, _) = pair();
+    let lost: Vec<_> = (0..MAX_STAGED + 2).map(|_| a.send(1, 1000)).collect();
+    assert_eq!(lost[MAX_STAGED..], [Ok(Progress::Staged(1)), Ok(Progress::Staged(1))]);
+    let (mut initiations, mut given_up) = (0, 0);
+    for now in (1000..140_000).step_by(250) {
+        given_up += a.tick(true, now);
+        initiations += a.sent().len();
+    }
+    assert_eq!((initiations, given_up), (19, MAX_STAGED), "REKEY_ATTEMPT_TIME over REKEY_TIMEOUT, and the first");
+}
+
+#[test]
+fn both_may_begin_at_once() {
+    let (mut a, mut b) = pair();
+    for side in [&mut a, &mut b] {
+        assert_eq!(side.send(7, 1000), Ok(Progress::Staged(0)));
+        side.tick(true, 1000);
+    }
+    assert_eq!(exchange(&mut a, &mut b, 1000), (vec![7], vec![7]));
+    for payload in 0..3 {
+        assert_eq!((a.send(payload, 1001), b.send(payload, 1001)), (Ok(Progress::Finished), Ok(Progress::Finished)));
+        assert_eq!(exchange(&mut a, &mut b, 1001), (vec![payload], vec![payload]));
+    }
+}
+
+#[test]
+fn an_initiation_is_answered_once_and_moves_no_endpoint() {
+    let (mut a, mut b) = pair();
+    let _ = a.send(0, 1000);
+    a.tick(true, 1000);
+    let initiation = a.sent().remove(0);
+    let elsewhere = "198.51.100.1:9".parse().unwrap();
+    assert!(b.receive(initiation.clone(), elsewhere, 1000).is_some());
+    assert_eq!(b.peer.endpoint(), Some(a.at), "it may have been sent on");
+    assert!(b.receive(initiation, elsewhere, 5000).is_none(), "a replay");
+    assert_eq!(b.sent().len(), 1);
+    assert!(matches!(b.send(1, 1000), Ok(Progress::Staged(0))), "the session is not confirmed");
+}
+
+#[test]
+fn data_moves_the_endpoint_and_replays_do_not() {
+    let (mut a, mut b) = pair();
+    connect(&mut a, &mut b, 1000);
+    assert_eq!(a.send(1, 1001), Ok(Progress::Finished));
+    let message = a.sent().remove(0);
+    let (first, second): (SocketAddr, SocketAddr) =
+        ("198.51.100.1:9".parse().unwrap(), "198.51.100.2:9".parse().unwrap());
+    assert_eq!(b.receive(message.clone(), first, 1002), Some(vec![1]));
+    assert_eq!(b.receive(message, second, 1002), None);
+    assert_eq!(b.peer.endpoint(), Some(first));
+}
+
+#[test]
+fn a_session_is_renewed_without_a_gap_and_the_old_one_still_opens() {
+    let (mut a, mut b) = pair();
+    connect(&mut a, &mut b, 1000);
+    assert_eq!(a.send(1, 2000), Ok(Progress::Finished));
+    let late = a.sent().remove(0);
+    let now = 1000 + 120_000;
+    assert_eq!(a.send(2, now), Ok(Progress::Finished));
+    assert!(a.peer.takes_call(), "two minutes are over");
+    assert_eq!(exchange(&mut a, &mut b, now), (vec![], vec![2]));
+    a.tick(true, now);
+    assert_eq!(exchange(&mut a, &mut b, now), (vec![], vec![]));
+    assert!(!a.peer.call.is_open());
+    assert_eq!(b.receive(late, a.at, now), Some(vec![1]), "under way since before");
+    assert_eq!(a.send(3, now + 1), Ok(Progress::Finished));
+    assert_eq!(exchange(&mut a, &mut b, now + 1), (vec![], vec![3]));
+    assert!(
+        a.send(4, now + 180_000).is_ok_and(|progress| matches!(progress, Progress::Staged(0))),
+        "too old to be used"
+    );
+}
+
+#[test]
+fn who_only_receives_answers_with_an_empty_message_and_renews_late() {
+    let (mut a, mut b) = pair();
+    connect(&mut a, &mut b, 1000);
+    assert_eq!(b.send(1, 2000), Ok(Progress::Finished));
+    assert_eq!(exchange(&mut a, &mut b, 2000), (vec![1], vec![]));
+    a.tick(true, 12_000);
+    let keepalive = a.sent();
+    assert_eq!(keepalive.iter().map(Vec::len).collect::<Vec<_>>(), [DATA_OVERHEAD]);
+    assert_eq!(b.receive(keepalive[0].clone(), a.at, 12_000), Some(vec![]));
+    assert_eq!(b.send(1, 1000 + 165_000), Ok(Progress::Finished));
+    assert_eq!(exchange(&mut a, &mut b, 166_000), (vec![1], vec![]));
+    assert!(a.peer.takes_call(), "b did not begin the session, so a must renew it");
+}
+
+#[test]
+fn a_persistent_keepalive_follows_silence() {
+    let (mut a, mut b) = pair();
+    a.peer.set_persistent_keepalive(25);
+    a.tick(true, 1000);
+    assert_eq!(exchange(&mut a, &mut b, 1000), (vec![], vec![]), "turning it on begins a handshake");
+    a.tick(true, 25_999);
+    assert!(a.sent().is_empty());
+    a.tick(true, 26_000);
+    assert_eq!(a.sent().iter().map(Vec::len).collect::<Vec<_>>(), [DATA_OVERHEAD]);
+    a.tick(false, 60_000);
+    assert!(a.sent().is_empty(), "the interface is down");
+}
+
+#[test]
+fn other_keys_end_sessions_and_no_key_is_told() {
+    let (mut a, mut b) = pair();
+    connect(&mut a, &mut b, 1000);
+    assert_eq!(a.send(1, 1001), Ok(Progress::Finished));
+    let message = a.sent().remove(0);
+    b.peer.rekey(Some(&Arc::clone(&b.identity)), None);
+    assert_eq!(b.receive(message, a.at, 1002), None);
+    b.peer.rekey(None, None);
+    assert_eq!(b.send(1, 1003), Err(Unsendable::NoPrivateKey));
+    let nowhere = Peer::new([5; 32], 5);
+    let mut frame = frame(1);
+    let mut segments = Segments::of(&mut frame).unwrap();
+    assert_eq!(nowhere.seal(&mut segments, MTU, &mut a.outbox, 0), Err(Unsendable::NoEndpoint));
+}
+
+#[test]
+fn padding_stays_within_the_mtu() {
+    for (len, padded) in [(1, 16), (16, 16), (17, 32), (1409, 1420), (1420, 1420), (1500, 1500)] {
+        assert_eq!(padded_len(len, 1420), padded, "{len}");
+    }
+}
