@@ -163,6 +163,7 @@ mod tests {
             pod_cidrs: vec![format!("10.42.{n}.0/24")],
             labels: BTreeMap::new(),
             created: 0,
+            addresses: vec![],
         }
     }
 

@@ -102,6 +102,8 @@ impl Client {
     pub(super) fn with(mut config: Config) -> Result<Self, ConnectError> {
         config.connect_timeout = Some(CONNECT_LIMIT);
         config.read_timeout = Some(READ_LIMIT);
+        // Whoever asks knows whether and when to ask again; what a proxy passes on must not be repeated.
+        config.default_retry = false;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let kube = kube::Client::try_from(config);
         let kube =
