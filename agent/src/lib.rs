@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod mtu;
 pub mod os;
 pub mod ping;
+pub mod probe;
 pub mod resolver;
 pub mod run;
 pub mod state;

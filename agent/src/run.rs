@@ -29,6 +29,7 @@ use crate::{
         self, Linux, Settings,
         key::{KeyPair, Origin},
     },
+    probe::Prober,
     resolver::{self, Resolver},
     writer::Writer,
 };
@@ -70,6 +71,7 @@ async fn run(options: Options) -> Result<()> {
     let (report, reported) = watch::channel(Report::new(name.clone(), version, interface.clone()));
     let (questioner, questions) = mpsc::channel(1);
     let reporter = http::Reporter::new(reported, questioner);
+    let prober = Prober::new(name.clone(), interface.clone(), latest.clone());
     let (sender, events) = mpsc::channel(QUEUE);
     let (renewal, renewed) = watch::channel(());
     let mut tasks = JoinSet::new();
@@ -77,7 +79,7 @@ async fn run(options: Options) -> Result<()> {
     let nodes = cluster::watch_nodes(client.clone(), sender.clone(), renewed.clone());
     tasks.spawn(watched("the watch of nodes", nodes));
     tasks.spawn(watched("the watch of peers", cluster::watch_peers(client.clone(), sender, renewed)));
-    tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter)));
+    tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter, prober)));
 
     let identity = Identity {
         key: key.public,

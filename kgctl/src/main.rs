@@ -10,7 +10,6 @@ mod docs;
 mod graph;
 mod mesh;
 mod outcome;
-mod reach;
 mod showconf;
 
 use std::process::ExitCode;

@@ -28,6 +28,7 @@ pub mod nat;
 pub mod network;
 pub mod peer;
 pub mod plan;
+pub mod probe;
 pub mod readiness;
 pub mod report;
 pub mod topology;

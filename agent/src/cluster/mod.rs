@@ -8,12 +8,10 @@ mod error;
 mod kubeconfig;
 mod list;
 mod object;
-mod raw;
 mod watch;
 
 pub use client::{Client, ConnectError, PatchError};
 pub use error::ApiError;
 pub use kubeconfig::KubeconfigError;
 pub use object::{NodeRecord, PeerRecord};
-pub use raw::{Answer, PodName};
 pub use watch::{Change, Event, Renewal, watch_nodes, watch_peers};

@@ -1,31 +1,33 @@
 //! What the agent shows over HTTP: `/health`, `/metrics`, a picture of the mesh at `/graph` and what it
-//! knows of its own part at `/status`.
+//! knows of its own part at `/status`; and what it tries on request, at `/probe`.
 //!
 //! Whoever reaches the port may ask, so nothing here is secret, and no number of requests costs much.
 
 mod graph;
+mod probe;
 mod status;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
 };
-use topology::{Topology, report};
+use topology::{Topology, probe::PATH as PROBE, report};
 
 pub use status::{Question, Reporter};
 
 use crate::{
     health::Pulse,
     metrics::{self, Metrics},
+    probe::Prober,
 };
 
 /// The newest topology, once there is one.
@@ -38,6 +40,7 @@ pub struct Shared {
     pulse: Pulse,
     topology: LatestTopology,
     reporter: Arc<Reporter>,
+    prober: Arc<Prober>,
     /// One drawing at a time: whoever can reach the port must not be able to fill the machine.
     drawing: Arc<Semaphore>,
     /// Graphviz' program.
@@ -45,10 +48,16 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Shows `metrics`, `pulse`, `topology` and what `reporter` collects.
-    pub fn new(metrics: Arc<Metrics>, pulse: Pulse, topology: LatestTopology, reporter: Reporter) -> Self {
-        let (reporter, drawing) = (Arc::new(reporter), Arc::new(Semaphore::new(1)));
-        Self { metrics, pulse, topology, reporter, drawing, dot: "dot" }
+    /// Shows `metrics`, `pulse`, `topology`, what `reporter` collects, and lets `prober` try things.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        pulse: Pulse,
+        topology: LatestTopology,
+        reporter: Reporter,
+        prober: Prober,
+    ) -> Self {
+        let (reporter, prober, drawing) = (Arc::new(reporter), Arc::new(prober), Arc::new(Semaphore::new(1)));
+        Self { metrics, pulse, topology, reporter, prober, drawing, dot: "dot" }
     }
 }
 
@@ -70,6 +79,7 @@ pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()>
         .route("/metrics", get(show_metrics))
         .route("/graph", get(graph::show))
         .route(report::PATH, get(status::show))
+        .route(PROBE, post(probe::run).layer(DefaultBodyLimit::max(probe::LONGEST)))
         .with_state(shared);
     axum::serve(listener, app).await
 }
@@ -117,16 +127,24 @@ mod tests {
         Reporter::new(report, mpsc::channel(1).0)
     }
 
+    fn shared(pulse: Pulse, topology: LatestTopology) -> Shared {
+        let prober = Prober::new("a".into(), "kilo0".into(), topology.clone());
+        Shared::new(Arc::default(), pulse, topology, reporter(), prober)
+    }
+
     /// The status line and the body of what a server with `topology` answers to `path`.
     async fn ask(path: &str, topology: Option<Arc<Topology>>, dot: &'static str) -> (String, String) {
+        send(&format!("GET {path} HTTP/1.1\r\nHost: kg\r\nConnection: close\r\n\r\n"), topology, dot).await
+    }
+
+    async fn send(request: &str, topology: Option<Arc<Topology>>, dot: &'static str) -> (String, String) {
         let listener = listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_sender, receiver) = watch::channel(topology);
         let pulse = Pulse::new(Duration::from_secs(30));
-        let shared = Shared { dot, ..Shared::new(Arc::default(), pulse, receiver, reporter()) };
+        let shared = Shared { dot, ..shared(pulse, receiver) };
         let server = tokio::spawn(serve(listener, shared));
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: kg\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -163,11 +181,36 @@ mod tests {
         assert!(ask("/graph?format=dot", None, "dot").await.0.contains("503"));
     }
 
+    /// Anybody may send anything to this port.
+    #[tokio::test]
+    async fn only_probes_of_the_mesh_are_taken() {
+        let mtu = r#"{"mtu":{"node":"b"}}"#;
+        let count = r#"{"count":{"token":"00112233445566778899aabbccddeeff"}}"#;
+        let knock = r#"{"knock":{"node":"b","address":"192.0.2.1","token":"00112233445566778899aabbccddeeff"}}"#;
+        let (json, text) = ("application/json; charset=utf-8", "text/plain");
+        for (kind, body, mesh, status, answer) in [
+            (json, mtu, None, "503", "not known yet"),
+            (json, mtu, empty_mesh(), "404", "is not part of the mesh"),
+            (json, count, empty_mesh(), "404", "no watch for 00112233445566778899aabbccddeeff runs"),
+            (json, knock, empty_mesh(), "400", "unknown field `address`"),
+            (json, "garbage", empty_mesh(), "400", "this is no probe"),
+            (json, &"x".repeat(2000), empty_mesh(), "413", ""),
+            (text, mtu, empty_mesh(), "415", "application/json"),
+        ] {
+            let length = body.len();
+            let head = format!("POST /probe HTTP/1.1\r\nHost: kg\r\nContent-Type: {kind}\r\nContent-Length: {length}");
+            let request = format!("{head}\r\nConnection: close\r\n\r\n{body}");
+            let (line, found) = send(&request, mesh, "dot").await;
+            assert!(line.contains(status) && found.contains(answer), "{body}: {line}: {found}");
+        }
+        assert!(ask("/probe", empty_mesh(), "dot").await.0.contains("405"));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn health_is_that_of_the_loop() {
         let pulse = Pulse::new(Duration::ZERO);
         let (_sender, receiver) = watch::channel(None);
-        let shared = Shared::new(Arc::default(), pulse.clone(), receiver, reporter());
+        let shared = shared(pulse.clone(), receiver);
         let ask = || show_health(State(shared.clone()));
         assert_eq!(ask().await, Ok(StatusCode::OK));
         tokio::time::advance(Duration::from_secs(200)).await;

@@ -17,6 +17,7 @@ pub mod links;
 mod linux;
 pub mod netlink;
 pub mod ownership;
+pub mod packets;
 pub mod routes;
 pub mod rules;
 pub mod watch;

@@ -7,6 +7,7 @@ mod firewall;
 mod host;
 mod namespace;
 mod ping;
+mod probe;
 mod routes;
 mod rules;
 mod watch;

@@ -1,7 +1,0 @@
-//! The program `kgctl` against an embedded API server: what it prints, what it says, how it ends.
-#![allow(missing_docs)]
-
-mod cluster;
-mod completion;
-mod errors;
-mod showconf;

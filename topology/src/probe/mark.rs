@@ -1,0 +1,325 @@
+//! Packets that can be told from all others, and what is seen of them at an interface.
+//!
+//! A mark is a random token in a datagram's payload. Where the token can be read on the network under
+//! the mesh, so could everything else; where WireGuard messages of just the marked datagrams' size pass
+//! instead, and the datagrams come out of the tunnel, they went through it. [`Lens::judge`] looks at one
+//! packet, as packet(7) gives it from the network header on, and says only what kind it is. Formats:
+//! RFC 791, RFC 8200, RFC 768, WireGuard paper section 5.4.6.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize, de};
+
+/// The length of a marked datagram sent through the tunnel, IP header included: unusual, a multiple of
+/// 16 bytes so that WireGuard pads nothing, and smaller than any MTU.
+pub const MARKED_PACKET: usize = 640;
+
+/// What WireGuard makes of it, UDP payload: header and tag are 32 bytes.
+pub const SEALED_PACKET: usize = MARKED_PACKET + 32;
+
+/// Where marked datagrams go inside the tunnel: the discard port (RFC 863), which answers nothing.
+pub const MARKED_PORT: u16 = 9;
+
+/// How a marked payload begins. No WireGuard message begins so, and whoever finds one can look it up.
+const PREAMBLE: &[u8] = b"kilo probe: see kgctl ";
+
+const ICMP: u8 = 1;
+const IPV4: u8 = 4;
+const UDP: u8 = 17;
+const IPV6: u8 = 41;
+const ICMPV6: u8 = 58;
+
+/// An IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Family {
+    /// RFC 791.
+    Ipv4,
+    /// RFC 8200.
+    Ipv6,
+}
+
+impl Family {
+    /// Whether `ip` is of this family.
+    pub fn has(self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == (self == Self::Ipv4)
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
+}
+
+/// What a marked datagram carries; as text 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token([u8; 16]);
+
+/// Why a text is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a token is 32 hexadecimal digits")]
+pub struct TokenError;
+
+impl From<[u8; 16]> for Token {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::str::FromStr for Token {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let is_hex = text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let number = u128::from_str_radix(text, 16).ok().filter(|_| is_hex).ok_or(TokenError)?;
+        Ok(Self(number.to_be_bytes()))
+    }
+}
+
+impl Serialize for Token {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Token {
+    /// The payload of a datagram with this token to a WireGuard port.
+    pub fn knock(&self) -> Vec<u8> {
+        [PREAMBLE, &self.0].concat()
+    }
+
+    /// The payload of a datagram with this token that makes an IP packet of [`MARKED_PACKET`] bytes.
+    pub fn marked(&self, family: Family) -> Vec<u8> {
+        let headers = match family {
+            Family::Ipv4 => 20 + 8,
+            Family::Ipv6 => 40 + 8,
+        };
+        let mut payload = self.knock();
+        payload.resize(MARKED_PACKET - headers, 0);
+        payload
+    }
+}
+
+/// What to look for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lens {
+    /// The mark.
+    pub token: Token,
+    /// The port of the host's own WireGuard.
+    pub port: u16,
+    /// The pod CIDRs of the own segment.
+    pub here: Vec<IpNet>,
+    /// The pod CIDRs of the other segment.
+    pub there: Vec<IpNet>,
+}
+
+/// Which way a packet goes, seen from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Out of the host.
+    Sent,
+    /// Into the host.
+    Received,
+}
+
+/// What a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// A datagram with the mark, with its source.
+    Marked(IpAddr),
+    /// A packet in which the mark can be read, inside something else.
+    Readable,
+    /// A packet between pods of the two segments, perhaps inside another IP packet.
+    Pods,
+    /// A WireGuard data message of the length that a marked datagram has when it is sealed.
+    Sealed,
+    /// Nothing that matters.
+    Other,
+}
+
+impl Lens {
+    /// What `packet`, from its IP header on, is.
+    pub fn judge(&self, packet: &[u8], direction: Direction) -> Sight {
+        let header = Header::read(packet);
+        let is_marked = contains(packet, &self.token.0);
+        match header {
+            // The network answers with what it does not deliver (RFC 792, RFC 4443); that is the
+            // answer's way, and not that of the datagram.
+            Some(Header { protocol: ICMP | ICMPV6, .. }) if is_marked => Sight::Other,
+            Some(header) if is_marked => match header.datagram() {
+                Some(Datagram { payload, .. }) if payload.starts_with(PREAMBLE) => Sight::Marked(header.source),
+                _ => Sight::Readable,
+            },
+            None if is_marked => Sight::Readable,
+            Some(header) if header.is_sealed(self.port, direction) => Sight::Sealed,
+            Some(header) if self.is_between_pods(&header) => Sight::Pods,
+            _ => Sight::Other,
+        }
+    }
+
+    fn is_between_pods(&self, header: &Header<'_>) -> bool {
+        let inside = |ip: IpAddr, cidrs: &[IpNet]| cidrs.iter().any(|cidr| cidr.contains(&ip));
+        let joins = |a: IpAddr, b: IpAddr| inside(a, &self.here) && inside(b, &self.there);
+        let is_ours =
+            |header: &Header<'_>| joins(header.source, header.destination) || joins(header.destination, header.source);
+        is_ours(header) || header.inner().is_some_and(|inner| is_ours(&inner))
+    }
+}
+
+/// A packet's IP header, as far as it matters. Fields that the packet is too short for are not there.
+struct Header<'a> {
+    protocol: u8,
+    source: IpAddr,
+    destination: IpAddr,
+    payload: &'a [u8],
+}
+
+struct Datagram<'a> {
+    source_port: u16,
+    destination_port: u16,
+    length: u16,
+    payload: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    fn read(packet: &'a [u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => {
+                let length = usize::from(packet.first()? & 0xf) * 4;
+                // Only the first fragment has what follows the header.
+                let offset = be16(packet.get(6..8)?)? & 0x1fff;
+                Some(Self {
+                    protocol: *packet.get(9)?,
+                    source: packet.get(12..16)?.first_chunk::<4>().copied()?.into(),
+                    destination: packet.get(16..20)?.first_chunk::<4>().copied()?.into(),
+                    payload: packet.get(length.max(20)..).filter(|_| offset == 0).unwrap_or_default(),
+                })
+            }
+            6 => Some(Self {
+                protocol: *packet.get(6)?,
+                source: packet.get(8..24)?.first_chunk::<16>().copied()?.into(),
+                destination: packet.get(24..40)?.first_chunk::<16>().copied()?.into(),
+                payload: packet.get(40..).unwrap_or_default(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// The IP packet inside this one (RFC 2003, RFC 2473, RFC 4213).
+    fn inner(&self) -> Option<Header<'a>> {
+        matches!(self.protocol, IPV4 | IPV6).then(|| Header::read(self.payload))?
+    }
+
+    fn datagram(&self) -> Option<Datagram<'a>> {
+        let udp = Some(self.payload).filter(|_| self.protocol == UDP)?;
+        Some(Datagram {
+            source_port: be16(udp.get(0..2)?)?,
+            destination_port: be16(udp.get(2..4)?)?,
+            length: be16(udp.get(4..6)?)?,
+            payload: udp.get(8..)?,
+        })
+    }
+
+    fn is_sealed(&self, port: u16, direction: Direction) -> bool {
+        self.datagram().is_some_and(|datagram| {
+            let own = match direction {
+                Direction::Sent => datagram.source_port,
+                Direction::Received => datagram.destination_port,
+            };
+            own == port
+                && usize::from(datagram.length) == SEALED_PACKET + 8
+                && datagram.payload.starts_with(&[4, 0, 0, 0])
+        })
+    }
+}
+
+fn be16(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+fn contains(packet: &[u8], wanted: &[u8; 16]) -> bool {
+    packet.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// How many packets went each way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ways {
+    /// Out of the host.
+    pub sent: u32,
+    /// Into the host.
+    pub received: u32,
+}
+
+impl Ways {
+    fn count(&mut self, direction: Direction) {
+        let counter = match direction {
+            Direction::Sent => &mut self.sent,
+            Direction::Received => &mut self.received,
+        };
+        *counter = counter.saturating_add(1);
+    }
+}
+
+/// What a watch has seen: counts and the sources of datagrams that carry the asker's own mark.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Sightings {
+    /// Marked datagrams at the tunnel's interface: sent into it, received from it.
+    pub tunnel: Ways,
+    /// Packets outside the tunnel in which the mark can be read.
+    pub readable: Ways,
+    /// Other packets outside the tunnel between pods of the two segments.
+    pub pods: Ways,
+    /// WireGuard data messages of the length of a sealed marked datagram.
+    pub sealed: Ways,
+    /// Where marked datagrams outside the tunnel came from.
+    pub sources: Vec<IpAddr>,
+    /// Packets that were looked at.
+    pub packets: u64,
+    /// Packets that could not be looked at because there were too many at once.
+    pub missed: u64,
+}
+
+/// The most sources that are told; a mark comes from one host, unless someone plays with it.
+const MOST_SOURCES: usize = 8;
+
+impl Sightings {
+    /// Adds a packet seen at the tunnel's interface or (`false`) outside it.
+    pub fn add(&mut self, sight: Sight, tunnel: bool, direction: Direction) {
+        self.packets = self.packets.saturating_add(1);
+        match (sight, tunnel) {
+            (Sight::Marked(_), true) => self.tunnel.count(direction),
+            (_, true) | (Sight::Other, _) => {}
+            (Sight::Marked(source), false) => {
+                self.readable.count(direction);
+                let is_new = direction == Direction::Received && !self.sources.contains(&source);
+                if is_new && self.sources.len() < MOST_SOURCES {
+                    self.sources.push(source);
+                }
+            }
+            (Sight::Readable, false) => self.readable.count(direction),
+            (Sight::Pods, false) => self.pods.count(direction),
+            (Sight::Sealed, false) => self.sealed.count(direction),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
