@@ -11,6 +11,7 @@ pub mod announce;
 mod claims;
 pub mod cni;
 pub mod conf;
+pub mod connect;
 pub mod device;
 pub mod discovery;
 pub mod doctor;
@@ -34,6 +35,7 @@ pub mod report;
 pub mod topology;
 pub mod warning;
 
+pub use connect::Machine;
 pub use device::{DeviceDiff, DevicePeer, DevicePlan, PeerStatistics};
 pub use endpoint::{Endpoint, EndpointError};
 pub use firewall::Firewall;

@@ -207,17 +207,22 @@ fn message(route: &Route, link: Option<u32>) -> RouteMessage {
 ///
 /// A route that is removed and one that is added in its place are one atomic replacement, so that
 /// packets find one or the other. A place that is taken by a route that is *not* in `diff.remove` is
-/// left to it. Additions come before removals, so that nothing is without a route in between.
+/// left to it. Additions come before removals, so that nothing is without a route in between; and an
+/// exception comes before and goes after the routes that it is one from.
 pub async fn apply(netlink: &Netlink, diff: &SetDiff<Route>) -> Vec<Error> {
     let mut links = Indices { netlink, known: BTreeMap::new() };
     let released: BTreeSet<_> = diff.remove.iter().map(place).collect();
     let taken: BTreeSet<_> = diff.add.iter().map(place).collect();
     let mut errors = Vec::new();
-    for route in &diff.add {
+    let of_kind = |routes: &'_ [Route], throw: bool| -> Vec<Route> {
+        routes.iter().filter(|route| route.is_throw() == throw).cloned().collect()
+    };
+    for route in [of_kind(&diff.add, true), of_kind(&diff.add, false)].iter().flatten() {
         let replace = released.contains(&place(route));
         errors.extend(add(&mut links, route, replace).await.err());
     }
-    for route in diff.remove.iter().filter(|route| !taken.contains(&place(route))) {
+    let removed = [of_kind(&diff.remove, false), of_kind(&diff.remove, true)];
+    for route in removed.iter().flatten().filter(|route| !taken.contains(&place(route))) {
         errors.extend(remove(&mut links, route).await.err());
     }
     errors

@@ -6,6 +6,7 @@
 mod as_peer;
 #[path = "../common/mod.rs"]
 mod common;
+mod connect;
 mod device;
 mod disputes;
 mod hostile;

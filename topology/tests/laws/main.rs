@@ -4,6 +4,7 @@
 mod codec;
 #[path = "../common/mod.rs"]
 mod common;
+mod connect;
 mod forward;
 mod generate;
 mod hostile;
