@@ -22,6 +22,7 @@ pub mod ping;
 pub mod probe;
 pub mod resolver;
 pub mod run;
+pub mod signals;
 pub mod state;
 pub mod told;
 pub mod writer;

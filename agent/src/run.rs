@@ -8,7 +8,6 @@ use std::{fs, future::Future, path::Path, sync::Arc};
 use anyhow::{Context, Result, anyhow};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -31,6 +30,7 @@ use crate::{
     },
     probe::Prober,
     resolver::{self, Resolver},
+    signals,
     writer::Writer,
 };
 
@@ -130,6 +130,7 @@ fn open_host(options: &Options, name: &NodeName) -> Result<Linux> {
         interface: options.interface.clone(),
         hostname: name.to_string(),
         state: Path::new(STATE_DIRECTORY).join(format!("{}.json", options.interface)),
+        firewall: true,
         conflist: options.cni_path.clone(),
     };
     Ok(Linux::open(settings)?)
@@ -148,16 +149,12 @@ async fn serve(listener: TcpListener, shared: http::Shared) -> anyhow::Error {
     }
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT. The next ones change nothing: the clean-up has its
-/// own deadline, and SIGKILL is always there.
+/// Cancels `stop` at the first signal that asks for it. The next ones change nothing: the clean-up has
+/// its own deadline, and SIGKILL is always there.
 async fn signals(stop: CancellationToken) -> anyhow::Error {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return anyhow::Error::from(error).context("listen for signals"),
-    };
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => info!("SIGINT: stopping"),
+    match signals::first().await {
+        Ok(signal) => info!(signal, "stopping"),
+        Err(error) => return anyhow::Error::from(error).context("listen for signals"),
     }
     stop.cancel();
     std::future::pending().await

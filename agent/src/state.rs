@@ -79,7 +79,8 @@ struct Own {
 /// The cluster as it is known.
 #[derive(Clone, Debug)]
 pub struct State {
-    name: NodeName,
+    /// The own Node's name; an observer has none.
+    name: Option<NodeName>,
     topology_label: String,
     own: Option<Own>,
     /// The last check-in that was written and has not come back.
@@ -88,6 +89,8 @@ pub struct State {
     unheard_since: Option<Duration>,
     others: BTreeMap<NodeName, Node>,
     membership: Membership,
+    /// Whether the present message told of another node's check-in.
+    was_check_in: bool,
     alive: BTreeSet<NodeName>,
     peers: BTreeMap<PeerName, Peer>,
     complaints: Complaints,
@@ -99,14 +102,23 @@ impl State {
     /// Nothing is known yet of the cluster that the node called `name` is in. Others may be silent
     /// for `silence_limit`.
     pub fn new(name: NodeName, topology_label: String, silence_limit: Duration) -> Self {
+        Self { name: Some(name), ..Self::observer(topology_label, silence_limit) }
+    }
+
+    /// Nothing is known yet of the cluster, by one who is no part of it. That the watch works it learns
+    /// from the check-ins of others, so that the last node of a mesh never dies to it. Unlike a node, it
+    /// takes note of the WireGuard addresses that leaders announce, as networks: only they tell it what
+    /// the agents' flags say.
+    pub fn observer(topology_label: String, silence_limit: Duration) -> Self {
         Self {
-            name,
+            name: None,
             topology_label,
             own: None,
             checked_in: None,
             unheard_since: None,
             others: BTreeMap::new(),
             membership: Membership::new(silence_limit),
+            was_check_in: false,
             alive: BTreeSet::new(),
             peers: BTreeMap::new(),
             complaints: Complaints::default(),
@@ -216,26 +228,34 @@ impl State {
             Change::Reset(records) => {
                 outcome.mesh |= self.listed.insert("nodes");
                 let present: BTreeSet<NodeName> = records.iter().map(|record| record.name.as_str().into()).collect();
-                let own = self.own.is_some().then(|| self.name.clone());
+                let own = self.name.clone().filter(|_| self.own.is_some());
                 let gone: Vec<NodeName> =
                     self.others.keys().cloned().chain(own).filter(|name| !present.contains(name)).collect();
                 gone.iter().for_each(|name| self.delete_node(name, outcome));
                 records.into_iter().for_each(|record| self.apply_node(record, at, outcome));
             }
         }
+        // After all of a list: those who come last in it were not silent.
+        if std::mem::take(&mut self.was_check_in) && self.name.is_none() {
+            self.membership.echo(at.now);
+            outcome.mesh |= self.judge_all();
+        }
     }
 
     fn apply_node(&mut self, record: NodeRecord, at: Time, outcome: &mut Outcome) {
-        if record.name == self.name.as_str() {
+        if self.name.as_ref().is_some_and(|own| own.as_str() == record.name) {
             return self.apply_own(record, at, outcome);
         }
         let (mut node, warnings) = annotations::decode(&record.as_object(), &self.topology_label);
         outcome.notices.extend(self.complaints.replace(format!("node/{}", node.name), warnings));
-        self.membership.observe(&node.name, node.last_seen, at.now, at.wall);
+        self.was_check_in |= self.membership.observe(&node.name, node.last_seen, at.now, at.wall);
         outcome.mesh |= self.judge(&node.name);
         // What changes at every check-in, or is for display only, makes no other mesh.
         node.last_seen = 0;
-        node.wireguard_ips.clear();
+        if self.name.is_some() {
+            node.wireguard_ips.clear();
+        }
+        node.wireguard_ips.iter_mut().for_each(|ip| *ip = ip.trunc());
         if self.others.get(&node.name) != Some(&node) {
             outcome.mesh = true;
             self.others.insert(node.name.clone(), node);
@@ -263,7 +283,7 @@ impl State {
 
     fn delete_node(&mut self, name: &NodeName, outcome: &mut Outcome) {
         self.complaints.replace(format!("node/{name}"), Vec::new());
-        if *name == self.name {
+        if self.name.as_ref() == Some(name) {
             outcome.own |= self.own.take().is_some();
             outcome.mesh = true;
             return;

@@ -45,14 +45,17 @@ impl Membership {
     }
 
     /// The watch says that `name` last checked in at `last_seen` (its clock, Unix seconds). `now` is
-    /// monotonic, `wall` is the local clock in Unix seconds.
-    pub fn observe(&mut self, name: &NodeName, last_seen: i64, now: Duration, wall: i64) {
+    /// monotonic, `wall` is the local clock in Unix seconds. Returns whether that is a new check-in of a
+    /// node that was known.
+    pub fn observe(&mut self, name: &NodeName, last_seen: i64, now: Duration, wall: i64) -> bool {
         self.newest = self.newest.max(last_seen);
         let first = Seen { last_seen, at: now, silent_since: None, proven: false, wall };
         let seen = self.nodes.entry(name.clone()).or_insert(first);
-        if seen.last_seen != last_seen {
+        let is_new = seen.last_seen != last_seen;
+        if is_new {
             *seen = Seen { proven: true, ..first };
         }
+        is_new
     }
 
     /// `name` is gone from the cluster.
@@ -60,7 +63,8 @@ impl Membership {
         self.nodes.remove(name);
     }
 
-    /// Our own check-in has come back through the watch: what others did not say, they did not say.
+    /// Our own check-in has come back through the watch: what others did not say, they did not say. To one
+    /// who does not check in, a check-in of anybody is as good.
     pub fn echo(&mut self, now: Duration) {
         let gap = self.last_echo.map_or(Duration::ZERO, |last| now.saturating_sub(last));
         if gap < self.timeout {

@@ -1,4 +1,4 @@
-//! The connection to the API server, and the only thing that is ever written there: annotations of
+//! The connection to the API server, and the only thing that the agent ever writes there: annotations of
 //! the own Node.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -81,6 +81,8 @@ pub struct Client {
     pub(super) kube: kube::Client,
     /// The API server's URL.
     pub(super) server: String,
+    /// See [`Client::host`].
+    host: String,
     period: Duration,
 }
 
@@ -103,9 +105,17 @@ impl Client {
         config.connect_timeout = Some(CONNECT_LIMIT);
         config.read_timeout = Some(READ_LIMIT);
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let host = config.proxy_url.as_ref().unwrap_or(&config.cluster_url).host().unwrap_or_default();
+        let host = host.trim_matches(['[', ']']).to_owned();
         let kube = kube::Client::try_from(config);
         let kube = kube.map_err(|source| ConnectError::Credentials { server: server.clone(), source })?;
-        Ok(Self { kube, server, period: CHECK_IN_PERIOD })
+        Ok(Self { kube, server, host, period: CHECK_IN_PERIOD })
+    }
+
+    /// The host that connections are made to, an address or a name: the API server's, or that of the proxy
+    /// that leads there.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// The client of a node that checks in so often.

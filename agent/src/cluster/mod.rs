@@ -1,4 +1,5 @@
-//! The cluster, through the Kubernetes API: what Nodes and Peers are, and the own Node's annotations.
+//! The cluster, through the Kubernetes API: what Nodes and Peers are, and what is written: the own Node's
+//! annotations, and Peers by those who make some.
 //!
 //! Follows the Kubernetes API conventions (list, then watch from the list's resource version; JSON
 //! merge patch). Nothing here decides anything: objects become records, and records become messages.
@@ -8,10 +9,13 @@ mod error;
 mod kubeconfig;
 mod list;
 mod object;
+mod peers;
+mod services;
 mod watch;
 
 pub use client::{Client, ConnectError, PatchError};
 pub use error::ApiError;
 pub use kubeconfig::KubeconfigError;
 pub use object::{NodeRecord, PeerRecord};
+pub use peers::PeerObject;
 pub use watch::{Change, Event, Renewal, watch_nodes, watch_peers};

@@ -26,6 +26,8 @@ pub struct Settings {
     pub hostname: String,
     /// Where the routes and rules that we made are remembered.
     pub state: PathBuf,
+    /// Whether there is to be a firewall table; if not, nftables is not touched.
+    pub firewall: bool,
     /// The CNI configuration to keep; `None` leaves CNI to others.
     pub conflist: Option<PathBuf>,
 }
@@ -36,7 +38,7 @@ pub struct Linux {
     interface: InterfaceName,
     hostname: Hostname,
     ownership: Ownership,
-    table: Table,
+    table: Option<Table>,
     conflist: Option<PathBuf>,
 }
 
@@ -48,7 +50,7 @@ impl Linux {
             interface: settings.interface,
             hostname: Hostname::new(settings.hostname, resolver::system()),
             ownership: Ownership::load(&settings.state)?,
-            table: Table::default(),
+            table: settings.firewall.then(Table::default),
             conflist: settings.conflist,
         })
     }
@@ -91,9 +93,10 @@ impl Host for Linux {
     }
 
     async fn set_firewall(&mut self, wanted: Option<&Firewall>) -> Vec<Failure> {
+        let Some(table) = &mut self.table else { return Vec::new() };
         let result = match wanted {
-            Some(wanted) => self.table.set(wanted).await.map(drop),
-            None => self.table.remove().await,
+            Some(wanted) => table.set(wanted).await.map(drop),
+            None => table.remove().await,
         };
         failures("firewall", result.err())
     }

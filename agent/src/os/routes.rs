@@ -214,15 +214,13 @@ pub async fn apply(netlink: &Netlink, diff: &SetDiff<Route>) -> Vec<Error> {
     let released: BTreeSet<_> = diff.remove.iter().map(place).collect();
     let taken: BTreeSet<_> = diff.add.iter().map(place).collect();
     let mut errors = Vec::new();
-    let of_kind = |routes: &'_ [Route], throw: bool| -> Vec<Route> {
-        routes.iter().filter(|route| route.is_throw() == throw).cloned().collect()
-    };
-    for route in [of_kind(&diff.add, true), of_kind(&diff.add, false)].iter().flatten() {
+    let (exceptions, others): (Vec<_>, Vec<_>) = diff.add.iter().partition(|route| route.is_throw());
+    for route in exceptions.into_iter().chain(others) {
         let replace = released.contains(&place(route));
         errors.extend(add(&mut links, route, replace).await.err());
     }
-    let removed = [of_kind(&diff.remove, false), of_kind(&diff.remove, true)];
-    for route in removed.iter().flatten().filter(|route| !taken.contains(&place(route))) {
+    let (exceptions, others): (Vec<_>, Vec<_>) = diff.remove.iter().partition(|route| route.is_throw());
+    for route in others.into_iter().chain(exceptions).filter(|route| !taken.contains(&place(route))) {
         errors.extend(remove(&mut links, route).await.err());
     }
     errors

@@ -177,3 +177,49 @@ fn nothing_is_computed_before_everything_was_read_or_failed_to_be() {
     let lost = state.handle(unreadable("away"), at(3));
     assert!(!lost.mesh && lost.notices.len() == 1);
 }
+
+/// What an observer sees at `seconds`: a check-in of `name`.
+fn seen(state: &mut State, name: &str, seconds: u64) -> Outcome {
+    apply(state, node(name, at(seconds).wall), seconds)
+}
+
+#[test]
+fn an_observer_learns_from_others_that_time_passes() {
+    let mut state = State::observer("region".to_owned(), Duration::from_secs(60));
+    seen(&mut state, "a", 0);
+    seen(&mut state, "b", 1);
+    assert_eq!(others(&state), ["a", "b"]);
+    for seconds in [30, 60] {
+        assert_eq!(seen(&mut state, "b", seconds), Outcome::default());
+    }
+    assert!(seen(&mut state, "b", 90).mesh, "a was silent");
+    assert_eq!(others(&state), ["b"]);
+    assert!(seen(&mut state, "a", 100).mesh);
+    assert_eq!(others(&state), ["a", "b"]);
+}
+
+#[test]
+fn after_an_outage_an_observer_drops_nobody_and_the_last_node_never() {
+    let mut state = State::observer("region".to_owned(), Duration::from_secs(60));
+    seen(&mut state, "a", 0);
+    seen(&mut state, "b", 1);
+    seen(&mut state, "a", 30);
+    let list = vec![node("a", at(1000).wall), node("b", at(1001).wall)];
+    assert!(state.handle(Event::Node(Change::Reset(list)), at(1002)).mesh, "the first list");
+    assert_eq!(others(&state), ["a", "b"]);
+    state.handle(Event::Node(Change::Delete("b".to_owned())), at(1003));
+    seen(&mut state, "a", 1030);
+    assert_eq!(apply(&mut state, node("a", at(1030).wall), 5000), Outcome::default());
+    assert_eq!(others(&state), ["a"]);
+}
+
+#[test]
+fn an_observer_knows_the_kilo_subnets() {
+    let mut state = State::observer("region".to_owned(), Duration::from_secs(60));
+    let mut leader = node("a", START);
+    leader.annotations.insert(annotations::WIREGUARD_IP.to_owned(), "10.4.0.1/16".to_owned());
+    apply(&mut state, leader.clone(), 0);
+    assert_eq!(state.others().next().unwrap().wireguard_ips, ["10.4.0.0/16".parse().unwrap()]);
+    leader.annotations.insert(annotations::WIREGUARD_IP.to_owned(), "10.4.0.2/16".to_owned());
+    assert_eq!(apply(&mut state, leader, 1), Outcome::default());
+}

@@ -1,0 +1,87 @@
+//! Single Peer objects, for programs that make some of their own.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams, Preconditions},
+    core::{DynamicObject, TypeMeta},
+};
+use topology::peer::{self, PeerSpec};
+
+use super::{ApiError, Client, PeerRecord, object::peer_resource};
+
+/// How long one request may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// A Peer object of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerObject {
+    /// What it says.
+    pub record: PeerRecord,
+    /// `metadata.uid`: another object of the same name has another one.
+    pub uid: String,
+}
+
+impl Client {
+    fn peer_api(&self) -> Api<DynamicObject> {
+        Api::all_with(self.kube.clone(), &peer_resource())
+    }
+
+    /// The Peer called `name`; `None` if there is none.
+    pub async fn peer(&self, name: &str) -> Result<Option<PeerObject>, ApiError> {
+        let found = self.ask(format!("get peers/{name}"), self.peer_api().get_opt(name)).await?;
+        Ok(found.map(PeerObject::from))
+    }
+
+    /// Creates the Peer called `name`.
+    pub async fn create_peer(&self, name: &str, spec: &PeerSpec) -> Result<PeerObject, ApiError> {
+        let asked = format!("create peers/{name}");
+        let spec = serde_json::to_value(spec);
+        let spec = spec.map_err(|error| ApiError::new(&asked, &self.server, kube::Error::SerdeError(error)))?;
+        let object = DynamicObject {
+            types: Some(TypeMeta {
+                api_version: format!("{}/{}", peer::GROUP, peer::VERSION),
+                kind: peer::KIND.to_owned(),
+            }),
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            data: serde_json::json!({ "spec": spec }),
+        };
+        let api = self.peer_api();
+        Ok(self.ask(asked, api.create(&PostParams::default(), &object)).await?.into())
+    }
+
+    /// Deletes this very Peer; returns whether it was still there. One of the same name that took its
+    /// place is left alone.
+    pub async fn delete_peer(&self, name: &str, uid: &str) -> Result<bool, ApiError> {
+        const NOT_FOUND: u16 = 404;
+        const CONFLICT: u16 = 409;
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let api = self.peer_api();
+        match self.ask(format!("delete peers/{name}"), api.delete(name, &params)).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.status(), Some(NOT_FOUND | CONFLICT)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the answer to what was `asked`, but not for ever.
+    pub(super) async fn ask<T>(
+        &self,
+        asked: String,
+        answer: impl std::future::Future<Output = kube::Result<T>>,
+    ) -> Result<T, ApiError> {
+        let answer = tokio::time::timeout(REQUEST_LIMIT, answer).await;
+        let answer = answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer within 10 s".into())));
+        answer.map_err(|error| ApiError::new(asked, &self.server, error))
+    }
+}
+
+impl From<DynamicObject> for PeerObject {
+    fn from(mut object: DynamicObject) -> Self {
+        let uid = object.metadata.uid.take().unwrap_or_default();
+        Self { record: object.into(), uid }
+    }
+}
