@@ -64,6 +64,8 @@ pub struct Userspace {
     pub interface: InterfaceName,
     /// The node's private key.
     pub key: SecretKey,
+    /// The firewall mark of the packets that carry the tunnel; 0 means none.
+    pub mark: u32,
 }
 
 impl DeviceFactory for Userspace {
@@ -73,6 +75,7 @@ impl DeviceFactory for Userspace {
         options.mtu = mtu;
         let device = engine::Device::create(options).map_err(error)?;
         device.set_private_key(engine::Secret::from(*self.key.as_bytes())).map_err(error)?;
+        device.set_fwmark(self.mark).map_err(error)?;
         Ok(Box::new(device))
     }
 }

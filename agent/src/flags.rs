@@ -127,7 +127,7 @@ pub struct Args {
     pub prioritise_private_addresses: bool,
 
     /// How often everything is compared with what should be
-    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = period)]
     pub resync_period: Duration,
 
     /// Networks of services, whose packets are not masqueraded; repeatable, or separated by commas
@@ -256,15 +256,10 @@ impl Args {
     /// The options these flags stand for.
     pub fn validate(self) -> Result<Options, UsageError> {
         self.refuse_what_is_not_available()?;
-        if self.interface.is_empty()
-            || self.interface.len() > LONGEST_INTERFACE_NAME
-            || self.interface.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%'))
-        {
-            return usage("--interface", format!("{:?} cannot be the name of an interface", self.interface));
-        }
-        if self.resync_period.is_zero() || self.resync_period > LONGEST_PERIOD {
-            return usage("--resync-period", "must be longer than 0s and at most 24h");
-        }
+        let interface = match interface(&self.interface) {
+            Ok(name) => name,
+            Err(error) => return usage("--interface", error),
+        };
         // The time of a check-in is written in whole seconds: more often would show no change.
         if !(Duration::from_secs(1)..=LONGEST_PERIOD).contains(&self.check_in_period) {
             return usage("--check-in-period", "must be from 1s to 24h");
@@ -276,7 +271,7 @@ impl Args {
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
         Ok(Options {
             node: given(self.hostname).map(NodeName::from),
-            interface: self.interface.into(),
+            interface,
             granularity: self.mesh_granularity,
             subnets,
             service_cidrs: self.service_cidr,
@@ -371,6 +366,26 @@ pub fn boolean(text: &str) -> Result<bool, &'static str> {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("expected true or false"),
+    }
+}
+
+/// An interface's name.
+pub fn interface(text: &str) -> Result<InterfaceName, String> {
+    let is_wrong = |c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%');
+    if text.is_empty() || text.len() > LONGEST_INTERFACE_NAME || matches!(text, "." | "..") || text.contains(is_wrong) {
+        let form = "expected 1 to 15 bytes without '/', ':', '%' or white space";
+        return Err(format!("{text:?} cannot be the name of an interface: {form}"));
+    }
+    Ok(text.into())
+}
+
+/// A period between two looks at everything.
+pub fn period(text: &str) -> Result<Duration, String> {
+    let period = duration::parse(text).map_err(|error| error.to_string())?;
+    if period.is_zero() || period > LONGEST_PERIOD {
+        Err("must be longer than 0s and at most 24h".to_owned())
+    } else {
+        Ok(period)
     }
 }
 

@@ -1,11 +1,21 @@
-//! Log lines: one JSON object a line on standard output, as Kilo's are.
+//! Log lines: the agent's, one JSON object a line on standard output, as Kilo's are; and those of a
+//! program that a person runs, in words on standard error.
+
+use std::fmt;
 
 use clap::ValueEnum;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer,
+    filter::Targets,
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
 
 /// The crates whose events the user's level is about.
-const OURS: [&str; 4] = ["agent", "engine", "kg", "topology"];
+const OURS: [&str; 5] = ["agent", "engine", "kg", "kgctl", "topology"];
 
 /// Values of `--log-level`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,9 +51,40 @@ impl LogLevel {
 
 /// Starts logging for the whole process. A second call changes nothing.
 pub fn init(level: LogLevel) {
-    let (ours, others) = level.filters();
-    let targets = Targets::new().with_default(others).with_targets(OURS.map(|name| (name, ours)));
     let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
     // Only a second subscriber makes this fail, and then the first one keeps working.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(targets)).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(targets(level))).try_init();
+}
+
+/// As [`init`], for `program` in a terminal: its name, the event's text and fields in a line.
+pub fn init_terminal(program: &'static str, level: LogLevel) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(Words { program });
+    let _ = tracing_subscriber::registry().with(lines.with_filter(targets(level))).try_init();
+}
+
+fn targets(level: LogLevel) -> Targets {
+    let (ours, others) = level.filters();
+    Targets::new().with_default(others).with_targets(OURS.map(|name| (name, ours)))
+}
+
+/// Events as a command-line program says them.
+struct Words {
+    program: &'static str,
+}
+
+impl<S, N> FormatEvent<S, N> for Words
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let severity = match *event.metadata().level() {
+            Level::ERROR => "error: ",
+            Level::WARN => "warning: ",
+            _ => "",
+        };
+        write!(to, "{}: {severity}", self.program)?;
+        ctx.format_fields(to.by_ref(), event)?;
+        writeln!(to)
+    }
 }

@@ -18,13 +18,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Endpoint, Input, Local, Node, NodeName, Plan, PublicKey, Topology, Warning, annotations,
+    Input, Local, Node, NodeName, Plan, PublicKey, Topology, annotations,
     announce::{self, Findings, Identity},
     discovery::{Addresses, Candidates, choose},
     nat,
     report::{Problem, Report, unix_seconds},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     apply::Applier,
@@ -37,9 +37,9 @@ use crate::{
     metrics::Metrics,
     mtu,
     os::watch::Change,
-    resolver::Resolver,
-    state::{Notice, State, Time},
-    told::Told,
+    resolver::{self, Resolver},
+    state::{State, Time},
+    told::{self, Told},
     writer::{Progress, Writer},
 };
 
@@ -174,7 +174,7 @@ impl<H: Host> Mesh<H> {
         }
         let at = Time { now: self.start.elapsed(), wall: wall_clock() };
         let outcome = self.state.handle(event, at);
-        outcome.notices.into_iter().for_each(tell_notice);
+        outcome.notices.into_iter().for_each(told::notice);
         if outcome.mesh {
             self.debounce.note(Instant::now());
         }
@@ -312,7 +312,7 @@ impl<H: Host> Mesh<H> {
         let behind_nat = nat::behind_nat(topology);
         let discovered = nat::endpoints(&behind_nat, &self.applier.statistics(), SystemTime::now());
         let prefer_v4 = self.addresses.external_ip.is_none_or(|ip| ip.is_ipv4());
-        self.resolver.want(names(topology), prefer_v4);
+        self.resolver.want(resolver::names(topology), prefer_v4);
         self.metrics.mesh(topology.segments.iter().map(|segment| segment.members.len()).sum(), topology.peers.len());
         let plan = match Plan::new(topology, &self.local(facts, &discovered, &self.resolver.answers())) {
             Ok(plan) => plan,
@@ -401,30 +401,6 @@ fn wall_clock() -> i64 {
 
 fn problem(failure: &Failure) -> Problem {
     Problem { doing: failure.doing.to_owned(), error: failure.error.clone() }
-}
-
-/// The DNS names of `topology`, each with one object that is reached by it.
-fn names(topology: &Topology) -> BTreeMap<String, String> {
-    let leaders =
-        topology.segments.iter().map(|segment| (Some(&segment.endpoint), format!("node/{}", segment.leader().name)));
-    let peers = topology.peers.iter().map(|peer| (peer.endpoint.as_ref(), format!("peer/{}", peer.name)));
-    let named = leaders.chain(peers).filter_map(|(endpoint, object)| match endpoint? {
-        Endpoint::Name(name, _) => Some((name.clone(), object)),
-        Endpoint::Address(_) => None,
-    });
-    named.collect()
-}
-
-fn tell_notice(notice: Notice) {
-    match notice {
-        Notice::Object(Warning { object, field, message }) => {
-            warn!(object, field, message, "part of an object ignored")
-        }
-        Notice::Unreadable { resource, error } => {
-            warn!(resource, error, "the cluster cannot be read; what is known of it stays");
-        }
-        Notice::Readable { resource } => info!(resource, "the cluster can be read again"),
-    }
 }
 
 #[cfg(test)]

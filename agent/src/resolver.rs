@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, future::pending, io, net::IpAddr, sync::Arc, ti
 
 use futures::future::BoxFuture;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use topology::{Endpoint, Topology};
 use tracing::{info, warn};
 
 /// How long one question may take.
@@ -27,6 +28,18 @@ pub fn system() -> Lookup {
             Ok(found.map(|address| address.ip()).collect())
         })
     })
+}
+
+/// The DNS names of `topology`, each with one object that is reached by it.
+pub fn names(topology: &Topology) -> BTreeMap<String, String> {
+    let leaders =
+        topology.segments.iter().map(|segment| (Some(&segment.endpoint), format!("node/{}", segment.leader().name)));
+    let peers = topology.peers.iter().map(|peer| (peer.endpoint.as_ref(), format!("peer/{}", peer.name)));
+    let named = leaders.chain(peers).filter_map(|(endpoint, object)| match endpoint? {
+        Endpoint::Name(name, _) => Some((name.clone(), object)),
+        Endpoint::Address(_) => None,
+    });
+    named.collect()
 }
 
 #[derive(Debug)]

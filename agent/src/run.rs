@@ -87,7 +87,7 @@ async fn run(options: Options) -> Result<()> {
         granularity: options.granularity,
         prioritise_private_addresses: options.prioritise_private_addresses,
     };
-    let factory = Userspace { interface: options.interface.clone(), key: key.secret };
+    let factory = Userspace { interface: options.interface.clone(), key: key.secret, mark: 0 };
     let applier = Applier::new(host, Box::new(factory), options.interface.clone());
     let resolver = Resolver::new(resolver::system(), options.resync_period);
     let writer = Writer::new(client, name.to_string());

@@ -6,7 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use topology::{NodeName, Segment, SegmentName, Warning};
 use tracing::{error, info, warn};
 
-use crate::host::Failure;
+use crate::{host::Failure, state::Notice};
+
+/// Tells what the watch of the cluster came to.
+pub fn notice(notice: Notice) {
+    match notice {
+        Notice::Object(Warning { object, field, message }) => {
+            warn!(object, field, message, "part of an object ignored")
+        }
+        Notice::Unreadable { resource, error } => {
+            warn!(resource, error, "the cluster cannot be read; what is known of it stays");
+        }
+        Notice::Readable { resource } => info!(resource, "the cluster can be read again"),
+    }
+}
 
 /// The last thing said about each subject.
 #[derive(Debug, Default)]

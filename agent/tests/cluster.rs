@@ -12,6 +12,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
+use topology::peer::PeerSpec;
 
 /// How long anything may take here.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -253,4 +254,28 @@ async fn a_custom_resource_that_is_installed_later_is_found() {
     assert!(error.contains("install the custom resource definition"), "{error}");
     server.define_peers().await;
     assert_eq!(watch.next_change().await, Event::Peer(Change::Reset(vec![])));
+}
+
+#[tokio::test]
+async fn a_peer_is_made_found_and_removed_and_its_successor_is_left_alone() {
+    let server = Server::start().await;
+    server.define_peers().await;
+    let client = server.client().await;
+    let spec = PeerSpec {
+        allowed_ips: vec!["10.5.0.1/32".to_owned()],
+        public_key: "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=".to_owned(),
+        persistent_keepalive: 10,
+        ..PeerSpec::default()
+    };
+    assert_eq!(client.peer("laptop").await.unwrap(), None);
+    let made = client.create_peer("laptop", &spec).await.unwrap();
+    assert_eq!(client.peer("laptop").await.unwrap().as_ref(), Some(&made));
+    assert_eq!(made.record.spec["persistentKeepalive"], 10);
+    let again = client.create_peer("laptop", &spec).await.unwrap_err();
+    assert_eq!(again.status(), Some(409));
+    assert!(again.to_string().starts_with("cannot create peers/laptop: "), "{again}");
+    assert!(!client.delete_peer("laptop", "another-uid").await.unwrap());
+    assert!(client.delete_peer("laptop", &made.uid).await.unwrap());
+    assert!(!client.delete_peer("laptop", &made.uid).await.unwrap());
+    assert_eq!(client.host(), "127.0.0.1");
 }

@@ -3,7 +3,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use ipnet::IpNet;
-use topology::{InterfaceName, Route, Rule, cni::CniError};
+use topology::{InterfaceName, KeyError, Route, Rule, cni::CniError};
 
 /// Why a netlink request came to nothing.
 #[derive(Debug)]
@@ -153,6 +153,14 @@ pub enum Error {
         action: &'static str,
         /// The beginning of what it wrote to its standard error.
         message: String,
+    },
+    /// There is no private key in a file.
+    #[error("{}: no WireGuard private key: {source}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: KeyError,
     },
     /// The system gave no random numbers for a new key.
     #[error("cannot make a private key: {0}")]

@@ -58,16 +58,36 @@ pub fn load(path: &Path) -> Result<KeyPair, Error> {
         Err(source) => return Err(Error::file("read", path, source)),
     };
     match parse(&text) {
-        Ok((secret, public)) => {
-            let metadata = fs::metadata(path).map_err(|source| Error::file("read", path, source))?;
-            let exposed = metadata.permissions().mode() & 0o077 != 0;
-            Ok(KeyPair { secret, public, origin: Origin::Read, exposed })
-        }
+        Ok((secret, public)) => Ok(KeyPair { secret, public, origin: Origin::Read, exposed: is_exposed(path)? }),
         Err(_) => {
             let aside = set_aside(path).map_err(|source| Error::file("rename", path, source))?;
             make(path, Origin::Remade(aside))
         }
     }
+}
+
+/// The key pair in the file at `path`, which is somebody else's: nothing is made or changed.
+pub fn read_existing(path: &Path) -> Result<KeyPair, Error> {
+    let text = read(path).map_err(|source| Error::file("read", path, source))?;
+    let (secret, public) = parse(&text).map_err(|source| Error::Key { path: path.to_owned(), source })?;
+    Ok(KeyPair { secret, public, origin: Origin::Read, exposed: is_exposed(path)? })
+}
+
+/// A key pair that nobody has written down.
+pub fn generate() -> Result<KeyPair, Error> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(bytes.as_mut()).map_err(|error| Error::Random(error.to_string()))?;
+    // Clamped already here, so that every reader sees the key that is used (RFC 7748, section 5).
+    bytes[0] &= 248;
+    bytes[31] = bytes[31] & 127 | 64;
+    let secret = SecretKey::from(*bytes);
+    let public = public(&secret).map_err(|error| Error::Random(error.to_string()))?;
+    Ok(KeyPair { secret, public, origin: Origin::Made, exposed: false })
+}
+
+fn is_exposed(path: &Path) -> Result<bool, Error> {
+    let metadata = fs::metadata(path).map_err(|source| Error::file("read", path, source))?;
+    Ok(metadata.permissions().mode() & 0o077 != 0)
 }
 
 /// The public key of `secret` (Curve25519, RFC 7748).
@@ -104,20 +124,14 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
 
 fn make(path: &Path, origin: Origin) -> Result<KeyPair, Error> {
     let unwritable = |source| Error::file("write", path, source);
-    let mut bytes = Zeroizing::new([0; 32]);
-    getrandom::fill(bytes.as_mut()).map_err(|error| Error::Random(error.to_string()))?;
-    // Clamped already in the file, so that every reader sees the key that is used (RFC 7748, section 5).
-    bytes[0] &= 248;
-    bytes[31] = bytes[31] & 127 | 64;
-    let secret = SecretKey::from(*bytes);
-    let public = public(&secret).map_err(|error| Error::Random(error.to_string()))?;
+    let pair = generate()?;
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
     }
-    let mut text = secret.reveal();
+    let mut text = pair.secret.reveal();
     text.push('\n');
     file::replace(path, text.as_bytes(), 0o600, Survives::PowerLoss).map_err(unwritable)?;
-    Ok(KeyPair { secret, public, origin, exposed: false })
+    Ok(KeyPair { origin, ..pair })
 }
 
 #[cfg(test)]

@@ -12,13 +12,13 @@ use std::{
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    route::RouteProtocol,
+    route::{RouteMessage, RouteProtocol},
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleHeader, RuleMessage},
 };
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use topology::{Rule, SetDiff};
 
-use super::{Error, Netlink};
+use super::{Error, Netlink, routes};
 
 /// The priority of our rules: the last before the main table's (32766), so that the rules that
 /// people make, which get lower numbers, win.
@@ -49,18 +49,18 @@ fn everything(family: AddressFamily) -> Option<IpNet> {
 }
 
 fn parse(message: &RuleMessage) -> Option<Rule> {
-    let RuleHeader { family, dst_len, src_len, tos, table, action, flags } = message.header.clone();
+    let RuleHeader { family, dst_len, src_len, tos, action, flags, .. } = message.header.clone();
     if action != RuleAction::ToTable || tos != 0 {
         return None;
     }
-    let (mut from, mut to, mut iif, mut table) = (None, everything(family)?, None, u32::from(table));
+    let (mut from, mut to, mut iif) = (None, everything(family)?, None);
     let (mut at, mut protocol, mut mark, mut mask) = (0, RouteProtocol::Unspec, None, WHOLE_MARK);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Source(ip) => from = Some(IpNet::new(*ip, src_len).ok()?),
             RuleAttribute::Destination(ip) => to = IpNet::new(*ip, dst_len).ok()?,
             RuleAttribute::Iifname(name) => iif = Some(name.as_str().into()),
-            RuleAttribute::Table(id) => table = *id,
+            RuleAttribute::Table(_) => {}
             RuleAttribute::Priority(value) => at = *value,
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = *value,
@@ -73,7 +73,7 @@ fn parse(message: &RuleMessage) -> Option<Rule> {
     if flags.contains(RuleFlags::Invert) != mark.is_some() || mask != WHOLE_MARK {
         return None;
     }
-    let rule = Rule { from, to, iif, unless_mark: mark, table };
+    let rule = Rule { from, to, iif, unless_mark: mark, table: table(message) };
     (at == priority(&rule) && protocol == RouteProtocol::Static).then_some(rule)
 }
 
@@ -107,18 +107,44 @@ fn message(rule: &Rule) -> RuleMessage {
     message
 }
 
+/// The tables that any rule leads to, whoever made it, or that have a route.
+pub async fn tables_in_use(netlink: &Netlink) -> Result<BTreeSet<u32>, Error> {
+    let mut tables = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        tables.extend(list(netlink, family).await?.iter().map(table));
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        tables.extend(routes::dump(netlink, request).await?.iter().map(routes::table));
+    }
+    Ok(tables)
+}
+
+/// The table, which does not fit the header if it is above 255.
+fn table(message: &RuleMessage) -> u32 {
+    let attribute = message.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Table(id) => Some(*id),
+        _ => None,
+    });
+    attribute.unwrap_or(u32::from(message.header.table))
+}
+
+async fn list(netlink: &Netlink, family: AddressFamily) -> Result<Vec<RuleMessage>, Error> {
+    let mut request = RuleMessage::default();
+    request.header.family = family;
+    let entries = netlink.dump(RouteNetlinkMessage::GetRule(request)).await;
+    let entries = entries.map_err(|source| Error::List { what: "rules", source })?;
+    let rules = entries.into_iter().filter_map(|entry| match entry {
+        RouteNetlinkMessage::NewRule(message) => Some(message),
+        _ => None,
+    });
+    Ok(rules.collect())
+}
+
 /// All rules of our kind, of both families.
 pub async fn present(netlink: &Netlink) -> Result<BTreeSet<Rule>, Error> {
     let mut rules = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RuleMessage::default();
-        request.header.family = family;
-        let entries = netlink.dump(RouteNetlinkMessage::GetRule(request)).await;
-        let entries = entries.map_err(|source| Error::List { what: "rules", source })?;
-        rules.extend(entries.iter().filter_map(|entry| match entry {
-            RouteNetlinkMessage::NewRule(message) => parse(message),
-            _ => None,
-        }));
+        rules.extend(list(netlink, family).await?.iter().filter_map(parse));
     }
     Ok(rules)
 }

@@ -43,6 +43,24 @@ fn a_key_is_made_once_and_kept() {
 }
 
 #[test]
+fn somebody_elses_key_is_only_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("laptop.key");
+    let error = key::read_existing(&path).unwrap_err().to_string();
+    assert!(error.contains("laptop.key") && error.contains("No such file"), "{error}");
+    fs::write(&path, "not a key").unwrap();
+    let error = key::read_existing(&path).unwrap_err().to_string();
+    assert!(error.contains("laptop.key: no WireGuard private key: expected base64"), "{error}");
+    assert_eq!(names(directory.path()), ["laptop.key"]);
+    let made = key::generate().unwrap();
+    fs::write(&path, made.secret.reveal().as_bytes()).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    let read = key::read_existing(&path).unwrap();
+    assert_eq!((read.public, &read.secret, read.exposed), (made.public, &made.secret, true));
+    assert_ne!(key::generate().unwrap().public, made.public);
+}
+
+#[test]
 fn a_broken_key_is_kept_aside() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("key");

@@ -45,6 +45,10 @@ fn our_rules_follow_what_is_wanted_and_others_stay() {
         wanted.remove(&rule(None, "10.1.0.3/32", Some("kilo0")));
         no_errors(Ownership::load(&path).unwrap().set_rules(&netlink, &wanted).await);
         assert_eq!(rules::present(&netlink).await.unwrap(), &strangers | &wanted);
+        ip("route add 10.7.0.0/16 dev lo table 1110");
+        let tables = rules::tables_in_use(&netlink).await.unwrap();
+        assert!([7, 254, 255, 1107, 1110].iter().all(|table| tables.contains(table)), "{tables:?}");
+        assert!(!tables.contains(&1108), "{tables:?}");
         no_errors(Ownership::load(&path).unwrap().set_rules(&netlink, &BTreeSet::new()).await);
         assert_eq!(rules::present(&netlink).await.unwrap(), strangers);
         assert_eq!(lines("rule show to 10.1.0.9").len(), 1);
