@@ -132,11 +132,18 @@ pub struct Failure {
     pub error: String,
 }
 
+/// List and watch of Nodes, as [`ApiError::request`].
+pub const NODES: &str = "nodes";
+/// List and watch of Peers, as [`ApiError::request`].
+pub const PEERS: &str = "peers";
+/// Write of the own Node, as [`ApiError::request`].
+pub const PATCH: &str = "patch";
+
 /// A request that the API server did not grant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ApiError {
-    /// What was asked for: `nodes`, `peers` (list and watch) or `patch` (of the own Node).
+    /// What was asked for: [`NODES`], [`PEERS`] or [`PATCH`].
     pub request: String,
     /// HTTP status, if there was an answer.
     pub status: Option<u16>,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde_json::Value;
 
 use super::{Diagnosis, Verdict, diagnosis::ApiError};
-use crate::{Node, NodeName, Peer, Topology, Warning};
+use crate::{Node, NodeName, Peer, Segment, Topology, Warning};
 
 /// What was gathered, at one moment.
 #[derive(Clone, Debug)]
@@ -89,6 +89,16 @@ impl Evidence {
     /// The nodes that are in the mesh: complete and alive.
     pub fn ready(&self) -> impl Iterator<Item = &NodeEvidence> {
         self.nodes.iter().filter(|node| node.is_ready())
+    }
+
+    /// The segment that `node` belongs to.
+    pub fn segment(&self, node: &NodeEvidence) -> Option<&Segment> {
+        self.topology.as_ref().ok()?.segment_of(&node.node.name)
+    }
+
+    /// Whether `node` leads its segment.
+    pub fn leads(&self, node: &NodeEvidence) -> bool {
+        self.segment(node).is_some_and(|segment| segment.leader().name == node.node.name)
     }
 
     /// The nodes whose agents said how they are. The others are noted in `verdict` as not judged, but for

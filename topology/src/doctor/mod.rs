@@ -8,12 +8,29 @@
 //! What cannot be judged is never taken for good: an agent that did not answer makes every check that
 //! needs it *unknown* for its node.
 
+mod agents;
+mod api;
+mod clock;
+mod cni;
 pub mod diagnosis;
+mod duplicates;
 mod evidence;
+mod firewall;
+mod host;
+mod kernel;
+mod mtu;
+mod names;
+mod objects;
+mod overlap;
+mod port;
 mod ready;
+mod settings;
+mod sysctl;
 #[cfg(test)]
 mod testing;
 mod verdict;
+
+use std::collections::BTreeSet;
 
 pub use diagnosis::Diagnosis;
 pub use evidence::{AgentAnswer, ClockReading, Evidence, NodeEvidence, PeerEvidence, Probe};
@@ -26,6 +43,8 @@ pub struct Check {
     pub name: &'static str,
     /// What is as it should be when the check is content, in one line.
     pub about: &'static str,
+    /// The checks whose errors about an object explain what this one finds about the same object.
+    pub follows: &'static [&'static str],
     /// What agents have to try before it can judge; the answers are in [`Evidence::probes`].
     pub probes: fn(&Evidence) -> Vec<Probe>,
     /// Judges.
@@ -35,19 +54,63 @@ pub struct Check {
 impl Check {
     /// A check that judges what is known without having anything tried.
     const fn passive(name: &'static str, about: &'static str, judge: fn(&Evidence, &mut Verdict)) -> Self {
-        Self { name, about, probes: |_| Vec::new(), judge }
+        Self { name, about, follows: &[], probes: |_| Vec::new(), judge }
     }
 
-    /// What the check says of `evidence`.
-    pub fn verdict(&self, evidence: &Evidence) -> Verdict {
-        let mut verdict = Verdict::new(self);
-        (self.judge)(evidence, &mut verdict);
-        verdict
+    /// The check, whose findings may be mere consequences of those of `checks`.
+    const fn following(self, checks: &'static [&'static str]) -> Self {
+        Self { follows: checks, ..self }
     }
 }
 
 /// All checks: causes before what follows from them.
-pub const CHECKS: &[Check] = &[ready::CHECK];
+pub const CHECKS: &[Check] = &[
+    agents::REACHABLE,
+    agents::UPSTREAM,
+    agents::VERSIONS,
+    clock::CHECK,
+    api::SERVER,
+    api::RBAC,
+    api::DEFINITION,
+    settings::GRANULARITY,
+    settings::SUBNET,
+    objects::ANNOTATIONS,
+    objects::PEERS,
+    duplicates::CHECK,
+    overlap::CHECK,
+    names::CHECK,
+    kernel::CHECK,
+    sysctl::FORWARDING,
+    sysctl::RP_FILTER,
+    firewall::CHECK,
+    port::CHECK,
+    mtu::CHECK,
+    cni::CHECK,
+    host::CHECK,
+    ready::CHECK,
+];
+
+/// What `checks` say of `evidence`, in their order. A finding that follows from another check's error
+/// about the same object is not told a second time.
+pub fn judge(checks: &[Check], evidence: &Evidence) -> Vec<Verdict> {
+    let judged = checks.iter().map(|check| {
+        let mut verdict = Verdict::new(check);
+        (check.judge)(evidence, &mut verdict);
+        verdict
+    });
+    let mut verdicts: Vec<Verdict> = judged.collect();
+    let errors: BTreeSet<(&'static str, String)> = verdicts
+        .iter()
+        .flat_map(|verdict| &verdict.findings)
+        .filter(|finding| finding.severity == Severity::Error)
+        .map(|finding| (finding.check, finding.object.clone()))
+        .collect();
+    for (check, verdict) in checks.iter().zip(&mut verdicts) {
+        verdict
+            .explain(|object| check.follows.iter().copied().find(|cause| errors.contains(&(cause, object.to_owned()))));
+    }
+    verdicts
+}
 
 /// The check of this name.
 pub fn find(name: &str) -> Option<&'static Check> {
@@ -62,8 +125,7 @@ mod tests {
 
     #[test]
     fn a_healthy_mesh_has_no_findings() {
-        for check in CHECKS {
-            let verdict = check.verdict(&testing::healthy());
+        for verdict in judge(CHECKS, &testing::healthy()) {
             assert_eq!(verdict.severity(), Severity::Ok, "{verdict:#?}");
         }
     }
@@ -74,5 +136,6 @@ mod tests {
         assert_eq!(names.len(), CHECKS.len());
         assert!(CHECKS.iter().all(|check| find(check.name).is_some()));
         assert!(find("none").is_none());
+        assert!(CHECKS.iter().flat_map(|check| check.follows).all(|cause| find(cause).is_some()));
     }
 }

@@ -1,9 +1,10 @@
 //! Every Node is part of the mesh.
 
-use super::{Check, Evidence, NodeEvidence, Verdict};
+use super::{Check, Evidence, NodeEvidence, Verdict, objects::keeps_out};
 use crate::annotations::{ENDPOINT, FORCE_ENDPOINT, LAST_SEEN};
 
-pub(super) const CHECK: Check = Check::passive("ready", "every Node is part of the mesh", judge);
+pub(super) const CHECK: Check =
+    Check::passive("ready", "every Node is part of the mesh", judge).following(&["rbac", "api-server"]);
 
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     for node in evidence.nodes.iter().filter(|node| !node.is_ready()) {
@@ -32,12 +33,13 @@ fn reason(node: &NodeEvidence, now: i64) -> (String, String) {
     } else {
         logs
     };
-    (format!("has no {}", missing.join(", no ")), remedy)
+    let ignored = node.warnings.iter().filter(|warning| keeps_out(node, &warning.field));
+    let ignored = ignored.map(|warning| format!("; {}: {}", warning.field, warning.message));
+    (format!("has no {}{}", missing.join(", no "), ignored.collect::<String>()), remedy)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::doctor::{Severity::Error, testing::expect_only};
 
     #[test]

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::{
     AgentAnswer, CHECKS, ClockReading, Diagnosis, Evidence, Finding, NodeEvidence, Severity,
     diagnosis::{CniDirectory, CniFile, Interface, Port, Settings, WireGuard},
+    judge,
 };
 use crate::{Granularity, Input, Node, PublicKey, Topology, annotations};
 
@@ -127,7 +128,7 @@ pub fn findings(break_it: impl FnOnce(&mut Evidence)) -> Vec<Finding> {
     let mut evidence = healthy();
     break_it(&mut evidence);
     let evidence = settled(evidence);
-    CHECKS.iter().flat_map(|check| check.verdict(&evidence).findings).collect()
+    judge(CHECKS, &evidence).into_iter().flat_map(|verdict| verdict.findings).collect()
 }
 
 /// Breaks a healthy mesh and expects exactly one finding, with these words in it.

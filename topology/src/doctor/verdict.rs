@@ -58,17 +58,31 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// The objects that could not be judged, each with the reason.
     pub unjudged: BTreeMap<String, String>,
+    /// The objects about which something was found that another check explains, each with that check.
+    pub explained: BTreeMap<String, &'static str>,
 }
 
 impl Verdict {
     pub(super) fn new(check: &Check) -> Self {
-        Self { check: check.name, findings: Vec::new(), unjudged: BTreeMap::new() }
+        Self { check: check.name, findings: Vec::new(), unjudged: BTreeMap::new(), explained: BTreeMap::new() }
     }
 
     /// The worst of it.
     pub fn severity(&self) -> Severity {
         let unjudged = if self.unjudged.is_empty() { Severity::Ok } else { Severity::Unknown };
-        self.findings.iter().map(|finding| finding.severity).fold(unjudged, Severity::max)
+        let explained = if self.explained.is_empty() { Severity::Ok } else { Severity::Error };
+        self.findings.iter().map(|finding| finding.severity).fold(unjudged.max(explained), Severity::max)
+    }
+
+    /// Leaves what `cause` names a check for to that check.
+    pub(super) fn explain(&mut self, cause: impl Fn(&str) -> Option<&'static str>) {
+        self.findings.retain(|finding| match cause(&finding.object) {
+            Some(check) => {
+                self.explained.insert(finding.object.clone(), check);
+                false
+            }
+            None => true,
+        });
     }
 
     /// Something does not work.

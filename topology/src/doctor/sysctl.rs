@@ -1,0 +1,148 @@
+//! Kernel settings without which packets stop here.
+
+use std::net::IpAddr;
+
+use super::{Check, Diagnosis, Evidence, NodeEvidence, Verdict};
+
+pub(super) const FORWARDING: Check =
+    Check::passive("forwarding", "the kernel of every node forwards packets", judge_forwarding);
+
+pub(super) const RP_FILTER: Check = Check::passive(
+    "rp-filter",
+    "no node drops tunnel packets because they arrive by another interface than the way back",
+    judge_rp_filter,
+);
+
+/// `rp_filter`: drop what arrives by another interface than the way back (ip-sysctl, RFC 3704 section 2.2).
+const STRICT: i64 = 1;
+
+/// The interface that packets inside a location are encapsulated by.
+const TUNNEL: &str = "tunl0";
+
+fn judge_forwarding(evidence: &Evidence, verdict: &mut Verdict) {
+    for (node, diagnosis) in evidence.diagnosed(verdict) {
+        for (v4, sysctl) in [(true, "net.ipv4.ip_forward"), (false, "net.ipv6.conf.all.forwarding")] {
+            if !node.node.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4() == v4) {
+                continue;
+            }
+            match diagnosis.sysctls.get(sysctl) {
+                None => verdict.unjudged(node, format!("its agent cannot read {sysctl}")),
+                Some(0) => verdict.error(
+                    node,
+                    format!("{sysctl} is 0: packets of pods end here"),
+                    format!("sysctl -w {sysctl}=1, and keep it: echo '{sysctl} = 1' > /etc/sysctl.d/90-kilo.conf"),
+                ),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// Strict filtering is harmless on `kilo0` and on the interface of the default route: there the way back is
+/// the way in. It hurts where the mesh makes the two differ.
+fn judge_rp_filter(evidence: &Evidence, verdict: &mut Verdict) {
+    for (node, diagnosis) in evidence.diagnosed(verdict) {
+        let (Some(_), Some(settings)) = (&diagnosis.interfaces, &diagnosis.settings) else {
+            verdict.unjudged(node, "its agent does not know its interfaces");
+            continue;
+        };
+        if !evidence.leads(node) {
+            continue;
+        }
+        let uplink =
+            endpoint_interface(node, diagnosis).filter(|name| diagnosis.default_interface.as_ref() != Some(name));
+        let uplink = uplink.map(|name| {
+            let way_out = diagnosis.default_interface.as_deref().unwrap_or("none");
+            (name.as_str(), format!("it has the endpoint's address, and the default route leaves by {way_out}"))
+        });
+        let tunnel = (settings.encapsulate != "never"
+            && evidence.segment(node).is_some_and(|segment| segment.members.len() > 1))
+        .then(|| (TUNNEL, "what the location's other nodes send to other locations comes out of it".to_owned()));
+        for (name, why) in uplink.into_iter().chain(tunnel) {
+            match rp_filter(diagnosis, name) {
+                None => verdict.unjudged(node, format!("its agent cannot read the rp_filter of {name}")),
+                Some(STRICT) => verdict.error(
+                    node,
+                    format!("rp_filter of {name} is 1 (strict), and drops good packets: {why}"),
+                    format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2, and keep it in /etc/sysctl.d"),
+                ),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// The greater of the interface's and of that for all interfaces counts.
+fn rp_filter(diagnosis: &Diagnosis, interface: &str) -> Option<i64> {
+    let value = |name: &str| diagnosis.sysctls.get(&format!("net.ipv4.conf.{name}.rp_filter")).copied();
+    Some(value("all")?.max(value(interface)?))
+}
+
+/// The interface that has the address at which other segments reach `node`, if the node has it itself.
+fn endpoint_interface<'a>(node: &NodeEvidence, diagnosis: &'a Diagnosis) -> Option<&'a String> {
+    let endpoint = node.node.endpoint.as_ref()?.ip().filter(IpAddr::is_ipv4)?;
+    let mut interfaces = diagnosis.interfaces.iter().flatten();
+    interfaces.find(|(_, interface)| interface.addresses.iter().any(|net| net.addr() == endpoint)).map(|(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{
+        Severity::Error,
+        diagnosis::Interface,
+        testing::{expect_only, findings, said},
+    };
+
+    fn set(evidence: &mut Evidence, sysctl: &str, value: i64) {
+        said(&mut evidence.nodes[0]).sysctls.insert(sysctl.to_owned(), value);
+    }
+
+    #[test]
+    fn forwarding_is_needed_for_the_families_that_pods_have() {
+        expect_only("forwarding", Error, "node/n1", &["sysctl -w net.ipv4.ip_forward=1"], |evidence| {
+            set(evidence, "net.ipv4.ip_forward", 0);
+        });
+        assert_eq!(findings(|evidence| set(evidence, "net.ipv6.conf.all.forwarding", 0)), []);
+        expect_only("forwarding", Error, "node/n1", &["net.ipv6.conf.all.forwarding is 0"], |evidence| {
+            set(evidence, "net.ipv6.conf.all.forwarding", 0);
+            evidence.nodes[0].node.pod_cidrs.push("fd42::/64".parse().unwrap());
+        });
+    }
+
+    #[test]
+    fn strict_filtering_hurts_only_where_the_ways_differ() {
+        assert_eq!(findings(|evidence| set(evidence, "net.ipv4.conf.all.rp_filter", 1)), []);
+        let second_uplink = |evidence: &mut Evidence| {
+            let interface = Interface { addresses: vec!["203.0.113.1/24".parse().unwrap()], mtu: 1500 };
+            said(&mut evidence.nodes[0]).interfaces.as_mut().unwrap().insert("eth1".to_owned(), interface);
+            set(evidence, "net.ipv4.conf.eth1.rp_filter", 0);
+        };
+        assert_eq!(findings(second_uplink), []);
+        expect_only(
+            "rp-filter",
+            Error,
+            "node/n1",
+            &["rp_filter of eth1", "leaves by eth0", "eth1.rp_filter=2"],
+            |evidence| {
+                second_uplink(evidence);
+                set(evidence, "net.ipv4.conf.all.rp_filter", 1);
+            },
+        );
+        let loose = findings(|evidence| {
+            second_uplink(evidence);
+            set(evidence, "net.ipv4.conf.all.rp_filter", 1);
+            set(evidence, "net.ipv4.conf.eth1.rp_filter", 2);
+        });
+        assert_eq!(loose, []);
+    }
+
+    #[test]
+    fn strict_filtering_hurts_behind_the_tunnel_of_a_location() {
+        expect_only("rp-filter", Error, "node/n1", &["rp_filter of tunl0"], |evidence| {
+            said(&mut evidence.nodes[0]).settings.as_mut().unwrap().encapsulate = "always".to_owned();
+            set(evidence, "net.ipv4.conf.tunl0.rp_filter", 1);
+            evidence.nodes[1].node.location = evidence.nodes[0].node.location.clone();
+        });
+    }
+}
