@@ -2,17 +2,19 @@
 
 use std::error::Error;
 
+use crate::cluster::ApiError;
+
 /// What happened and why: the error's text and those of its causes, without what was said already,
-/// because many errors have their cause's text in their own.
-pub fn text(error: &dyn Error) -> String {
+/// because many errors have their cause's text in their own. An [`ApiError`] has said all that matters.
+pub fn text(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
+    let mut last = error;
+    while let Some(cause) = last.source().filter(|_| !last.is::<ApiError>()) {
+        let part = cause.to_string();
         if !text.contains(&part) {
             text = format!("{text}: {part}");
         }
-        cause = error.source();
+        last = cause;
     }
     text
 }

@@ -60,9 +60,9 @@ impl Shell {
     fn completer(self) -> &'static dyn EnvCompleter {
         match self {
             Self::Bash => &JoiningBash,
-            Self::Zsh => &Zsh,
-            Self::Fish => &Fish,
-            Self::Powershell => &Powershell,
+            Self::Zsh => &NamesFirst(&Zsh),
+            Self::Fish => &NamesFirst(&Fish),
+            Self::Powershell => &NamesFirst(&Powershell),
         }
     }
 }
@@ -77,7 +77,7 @@ pub fn run(command: &Completion) -> anyhow::Result<Outcome> {
 /// If a script asks for completions, answers and ends the process. To be called before anything else,
 /// as long as there is only one thread.
 pub fn answer() {
-    let shells: [&dyn EnvCompleter; 4] = [&JoiningBash, &Zsh, &Fish, &Powershell];
+    let shells: Vec<_> = Shell::value_variants().iter().map(|shell| shell.completer()).collect();
     CompleteEnv::with_factory(Cli::command).var(VARIABLE).shells(Shells(&shells)).complete();
 }
 
@@ -158,12 +158,61 @@ impl EnvCompleter for JoiningBash {
         let index = std::env::var("_CLAP_COMPLETE_INDEX").ok().and_then(|index| index.parse().ok());
         let separator = std::env::var("_CLAP_IFS").unwrap_or_else(|_| "\n".to_owned());
         let Joined { words, index, before } = join(words, index.unwrap_or_default());
+        let is_new = words.get(index).is_none_or(|word| word.is_empty());
         let values: Vec<_> = clap_complete::engine::complete(command, words, index, directory)?
             .iter()
             .filter_map(|candidate| candidate.get_value().to_string_lossy().get(before..).map(str::to_owned))
             .collect();
-        out.write_all(values.join(&separator).as_bytes())
+        out.write_all(names_first(values, is_new).join(&separator).as_bytes())
     }
+}
+
+/// A shell that is given flags only when they are asked for.
+struct NamesFirst(&'static dyn EnvCompleter);
+
+impl EnvCompleter for NamesFirst {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.0.is(name)
+    }
+
+    fn write_registration(
+        &self,
+        variable: &str,
+        name: &str,
+        bin: &str,
+        completer: &str,
+        out: &mut dyn std::io::Write,
+    ) -> std::io::Result<()> {
+        self.0.write_registration(variable, name, bin, completer, out)
+    }
+
+    fn write_complete(
+        &self,
+        command: &mut clap::Command,
+        words: Vec<OsString>,
+        directory: Option<&Path>,
+        out: &mut dyn std::io::Write,
+    ) -> std::io::Result<()> {
+        let is_new = words.last().is_none_or(|word| word.is_empty());
+        let mut answer = Vec::new();
+        self.0.write_complete(command, words, directory, &mut answer)?;
+        let lines = String::from_utf8_lossy(&answer).lines().map(str::to_owned).collect();
+        out.write_all(names_first(lines, is_new).join("\n").as_bytes())
+    }
+}
+
+/// The candidates without flags if a new word begins, of which nothing is typed yet, and it can be
+/// something else.
+fn names_first(mut candidates: Vec<String>, is_new: bool) -> Vec<String> {
+    let is_flag = |candidate: &String| candidate.starts_with('-');
+    if is_new && !candidates.iter().all(is_flag) {
+        candidates.retain(|candidate| !is_flag(candidate));
+    }
+    candidates
 }
 
 /// A line's words with those around a lone `=` put together.
@@ -184,7 +233,7 @@ fn join(words: Vec<OsString>, index: usize) -> Joined {
         match joined.words.last_mut() {
             Some(last) if is_sign || is_open => {
                 if position == index {
-                    joined.before = last.len();
+                    joined.before = last.len() + usize::from(is_sign);
                 }
                 if position <= index {
                     joined.index -= 1;
@@ -200,4 +249,39 @@ fn join(words: Vec<OsString>, index: usize) -> Joined {
 
 fn is_long_flag(word: &OsStr) -> bool {
     word.to_str().is_some_and(|word| word.starts_with("--") && word.len() > 2 && !word.contains('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_bash_broke_are_put_together() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for (line, index, expected) in [
+            ("kgctl a b", 2, ("kgctl a b", 2, 0)),
+            ("kgctl --flag = va", 3, ("kgctl --flag=va", 1, 7)),
+            ("kgctl --flag = va b", 4, ("kgctl --flag=va b", 2, 0)),
+            ("kgctl --flag = va b", 1, ("kgctl --flag=va b", 1, 0)),
+            ("kgctl --flag =", 2, ("kgctl --flag=", 1, 7)),
+            // Where bash does not break words, and where there is no flag to join to.
+            ("kgctl --flag=va b", 1, ("kgctl --flag=va b", 1, 0)),
+            ("kgctl a = b", 3, ("kgctl a = b", 3, 0)),
+            ("= b", 1, ("= b", 1, 0)),
+        ] {
+            let (joined, place, before) = expected;
+            let expected = Joined { words: words(joined), index: place, before };
+            assert_eq!(join(words(line), index), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_are_offered_when_they_are_asked_for_or_nothing_else_is_there() {
+        let list = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for (candidates, is_new, expected) in
+            [("a --b", true, "a"), ("--b", true, "--b"), ("a --b", false, "a --b"), ("", true, "")]
+        {
+            assert_eq!(names_first(list(candidates), is_new), list(expected));
+        }
+    }
 }

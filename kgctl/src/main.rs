@@ -10,6 +10,7 @@ mod docs;
 mod graph;
 mod mesh;
 mod outcome;
+mod reach;
 mod showconf;
 
 use std::process::ExitCode;

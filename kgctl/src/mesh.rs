@@ -59,11 +59,12 @@ impl Mesh {
     /// The mesh of the cluster that `client` asks.
     pub async fn of(client: &Client, global: &Global) -> anyhow::Result<Self> {
         let (nodes, peers) = tokio::join!(client.nodes(), client.peers());
+        let nodes = nodes?;
         let (peers, warning) = match peers {
             Err(error) if error.status() == Some(404) => (Vec::new(), Some(no_definition())),
             peers => (peers?, None),
         };
-        let mut mesh = Self::new(&nodes?, &peers, &Options::now(global)?)?;
+        let mut mesh = Self::new(&nodes, &peers, &Options::now(global)?)?;
         mesh.warnings.extend(warning);
         Ok(mesh)
     }
@@ -162,6 +163,7 @@ mod tests {
             pod_cidrs: vec![format!("10.42.{n}.0/24")],
             labels: BTreeMap::new(),
             created: 0,
+            addresses: vec![],
         }
     }
 

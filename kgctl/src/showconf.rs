@@ -5,7 +5,7 @@ use topology::{
     NodeName, PeerName,
     conf::ConfError,
     ini::{Conf, PeerSection},
-    manifest::Manifest,
+    manifest,
 };
 
 use crate::{
@@ -124,8 +124,8 @@ impl Options {
         section.allow(self.allowed_ips.iter().flatten());
         match self.output {
             Format::Wireguard => Conf::from(section).render(),
-            Format::Json => Manifest::new(name, (&section).into()).json(),
-            Format::Yaml => Manifest::new(name, (&section).into()).yaml(),
+            Format::Json => manifest::json(&manifest::object(name, &(&section).into())),
+            Format::Yaml => manifest::yaml(&manifest::object(name, &(&section).into())),
         }
     }
 

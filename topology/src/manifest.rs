@@ -1,9 +1,7 @@
 //! Peer objects as people apply them: a file for `kubectl apply`, in YAML or JSON, with the fields and
 //! the layout that upstream prints.
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -12,50 +10,24 @@ use crate::{
     peer::{DnsOrIp, GROUP, KIND, PeerEndpoint, PeerSpec, VERSION},
 };
 
-/// A Peer object. It may hold a preshared key, which its texts show.
-#[derive(Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Manifest {
-    api_version: String,
-    kind: &'static str,
-    metadata: Metadata,
-    spec: PeerSpec,
+/// The Peer object called `name`. It holds the preshared key if there is one, and so do its texts.
+pub fn object(name: &PeerName, spec: &PeerSpec) -> Value {
+    json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": KIND,
+        "metadata": { "name": name.as_str() },
+        "spec": spec,
+    })
 }
 
-#[derive(Clone, PartialEq, Eq, Serialize)]
-struct Metadata {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    labels: BTreeMap<String, String>,
-    name: String,
+/// An object as JSON.
+pub fn json(object: &Value) -> Zeroizing<String> {
+    Zeroizing::new(format!("{object:#}\n"))
 }
 
-impl Manifest {
-    /// The Peer called `name`.
-    pub fn new(name: &PeerName, spec: PeerSpec) -> Self {
-        Self {
-            api_version: format!("{GROUP}/{VERSION}"),
-            kind: KIND,
-            metadata: Metadata { labels: BTreeMap::new(), name: name.to_string() },
-            spec,
-        }
-    }
-
-    /// The same with `labels`.
-    pub fn labelled(mut self, labels: BTreeMap<String, String>) -> Self {
-        self.metadata.labels = labels;
-        self
-    }
-
-    /// The object as JSON.
-    pub fn json(&self) -> Zeroizing<String> {
-        let text = serde_json::to_string_pretty(self).expect("every field has a JSON form");
-        Zeroizing::new(text + "\n")
-    }
-
-    /// The object as YAML. Text that YAML 1.1, which kubectl reads, would take for something else is quoted.
-    pub fn yaml(&self) -> Zeroizing<String> {
-        Zeroizing::new(serde_saphyr::to_string(self).expect("every field has a YAML form"))
-    }
+/// An object as YAML. Text that YAML 1.1, which kubectl reads, would take for something else is quoted.
+pub fn yaml(object: &Value) -> Zeroizing<String> {
+    Zeroizing::new(serde_saphyr::to_string(object).expect("every JSON value has a YAML form"))
 }
 
 impl From<&PeerSection> for PeerSpec {

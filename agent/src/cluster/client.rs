@@ -52,12 +52,12 @@ pub enum ConnectError {
         reason: String,
     },
     /// Certificates or credentials.
-    #[error("cannot use the credentials for the API server {server}: {}; check the context's user", credentials(.source))]
+    #[error("cannot use the credentials for the API server {server}: {reason}; check the context's user")]
     Credentials {
         /// Its URL.
         server: String,
-        /// What is wrong with them.
-        source: kube::Error,
+        /// What is wrong with them; the error itself may have a secret in its text.
+        reason: String,
     },
 }
 
@@ -104,11 +104,14 @@ impl Client {
     pub(super) fn with(mut config: Config) -> Result<Self, ConnectError> {
         config.connect_timeout = Some(CONNECT_LIMIT);
         config.read_timeout = Some(READ_LIMIT);
+        // Whoever asks knows whether and when to ask again; what a proxy passes on must not be repeated.
+        config.default_retry = false;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let host = config.proxy_url.as_ref().unwrap_or(&config.cluster_url).host().unwrap_or_default();
         let host = host.trim_matches(['[', ']']).to_owned();
         let kube = kube::Client::try_from(config);
-        let kube = kube.map_err(|source| ConnectError::Credentials { server: server.clone(), source })?;
+        let kube =
+            kube.map_err(|error| ConnectError::Credentials { server: server.clone(), reason: credentials(&error) })?;
         Ok(Self { kube, server, host, period: CHECK_IN_PERIOD })
     }
 

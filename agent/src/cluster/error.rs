@@ -1,7 +1,7 @@
 //! What the API server did not do, in one line for a person: what was asked of whom, what it said, and
 //! what to do about it.
 
-use std::error::Error;
+use std::{error::Error, io, time::Duration};
 
 use super::client::describe;
 
@@ -68,4 +68,35 @@ fn innermost(error: &dyn Error) -> String {
         cause = deeper;
     }
     cause.to_string()
+}
+
+/// The error of a request that was given up after `limit`.
+pub(super) fn no_answer(limit: Duration) -> kube::Error {
+    let text = format!("no answer within {} s", limit.as_secs());
+    kube::Error::Service(Box::new(io::Error::new(io::ErrorKind::TimedOut, text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_failure_says_what_to_do() {
+        let service = |text: &str| kube::Error::Service(Box::new(io::Error::other(text.to_owned())));
+        let server = "https://192.0.2.1:6443";
+        for (error, expected) in [
+            (
+                service("invalid peer certificate: UnknownIssuer"),
+                "cannot list nodes: the certificate of https://192.0.2.1:6443 is not trusted: invalid peer certificate: \
+                 UnknownIssuer; check the cluster's certificate-authority",
+            ),
+            (
+                no_answer(Duration::from_secs(30)),
+                "cannot list nodes: https://192.0.2.1:6443 does not answer: no answer within 30 s; check that it runs \
+                 and that it is the one you mean",
+            ),
+        ] {
+            assert_eq!(ApiError::new("list nodes", server, error).to_string(), expected);
+        }
+    }
 }

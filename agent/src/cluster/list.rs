@@ -1,13 +1,16 @@
 //! One look at the cluster, for programs that do not stay.
 
-use std::path::Path;
+use std::{fmt::Debug, path::Path};
 
 use kube::{Api, Config, api::ListParams, core::DynamicObject};
+use serde::de::DeserializeOwned;
 
 use super::{
     ApiError, Client, ConnectError, NodeRecord, PeerRecord,
+    error::no_answer,
     kubeconfig::{self, Source, Surroundings},
     object::{NodeView, peer_resource},
+    watch::LIST_LIMIT,
 };
 
 impl Client {
@@ -23,17 +26,22 @@ impl Client {
 
     /// All Nodes.
     pub async fn nodes(&self) -> Result<Vec<NodeRecord>, ApiError> {
-        let api: Api<NodeView> = Api::all(self.kube.clone());
-        let list = api.list(&ListParams::default()).await;
-        let list = list.map_err(|error| ApiError::new("list nodes", &self.server, error))?;
-        Ok(list.items.into_iter().map(NodeRecord::from).collect())
+        self.list("nodes", Api::<NodeView>::all(self.kube.clone())).await
     }
 
     /// All Peers.
     pub async fn peers(&self) -> Result<Vec<PeerRecord>, ApiError> {
-        let api: Api<DynamicObject> = Api::all_with(self.kube.clone(), &peer_resource());
-        let list = api.list(&ListParams::default()).await;
-        let list = list.map_err(|error| ApiError::new("list peers", &self.server, error))?;
-        Ok(list.items.into_iter().map(PeerRecord::from).collect())
+        self.list("peers", Api::<DynamicObject>::all_with(self.kube.clone(), &peer_resource())).await
+    }
+
+    async fn list<K, R>(&self, resource: &str, api: Api<K>) -> Result<Vec<R>, ApiError>
+    where
+        K: Clone + Debug + DeserializeOwned + Into<R>,
+    {
+        let params = ListParams::default();
+        let list = tokio::time::timeout(LIST_LIMIT, api.list(&params)).await;
+        let list = list.unwrap_or_else(|_| Err(no_answer(LIST_LIMIT)));
+        let list = list.map_err(|error| ApiError::new(format!("list {resource}"), &self.server, error))?;
+        Ok(list.items.into_iter().map(K::into).collect())
     }
 }

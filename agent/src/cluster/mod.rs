@@ -10,6 +10,7 @@ mod kubeconfig;
 mod list;
 mod object;
 mod peers;
+mod raw;
 mod services;
 mod watch;
 
@@ -18,4 +19,5 @@ pub use error::ApiError;
 pub use kubeconfig::KubeconfigError;
 pub use object::{NodeRecord, PeerRecord};
 pub use peers::PeerObject;
+pub use raw::{Answer, PodName};
 pub use watch::{Change, Event, Renewal, watch_nodes, watch_peers};

@@ -1,7 +1,7 @@
 //! Nodes and Peers as they come from the API: typed where the API server guarantees the type, plain
 //! JSON elsewhere, so that one strange object cannot make the whole list unreadable.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr};
 
 use k8s_openapi::{ClusterResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use topology::{annotations::NodeObject, peer};
 
-/// The parts of a Node object that are read. The rest, mostly status, is skipped while parsing.
+/// The parts of a Node object that are read. The rest, mostly of the status, is skipped while parsing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct NodeView {
     /// `metadata`.
@@ -21,6 +21,17 @@ pub struct NodeView {
     /// `spec`.
     #[serde(default)]
     pub spec: Value,
+    /// `status`.
+    #[serde(default)]
+    pub status: StatusView,
+}
+
+/// The parts of a Node's status that are read.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StatusView {
+    /// `status.addresses`.
+    #[serde(default)]
+    pub addresses: Value,
 }
 
 impl Resource for NodeView {
@@ -76,6 +87,8 @@ pub struct NodeRecord {
     pub annotations: BTreeMap<String, String>,
     /// `spec.podCIDRs`, or `spec.podCIDR` alone where there is no list.
     pub pod_cidrs: Vec<String>,
+    /// The IP addresses in `status.addresses`.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl From<NodeView> for NodeRecord {
@@ -87,6 +100,7 @@ impl From<NodeView> for NodeRecord {
             labels: meta.labels.unwrap_or_default(),
             annotations: meta.annotations.unwrap_or_default(),
             pod_cidrs: pod_cidrs(&node.spec),
+            addresses: addresses(&node.status.addresses),
         }
     }
 }
@@ -95,6 +109,11 @@ fn pod_cidrs(spec: &Value) -> Vec<String> {
     let list = spec.get("podCIDRs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let texts = |values: &[Value]| values.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
     if list.is_empty() { texts(spec.get("podCIDR").map(std::slice::from_ref).unwrap_or_default()) } else { texts(list) }
+}
+
+fn addresses(list: &Value) -> Vec<IpAddr> {
+    let texts = list.as_array().into_iter().flatten().filter_map(|entry| entry.get("address")?.as_str());
+    texts.filter_map(|text| text.parse().ok()).collect()
 }
 
 impl NodeRecord {
@@ -140,17 +159,19 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_node_is_read_and_its_status_is_not() {
+    fn a_node_is_read_and_most_of_its_status_is_not() {
         let node: NodeView = serde_json::from_value(json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"l": "1"}, "annotations": {"a": "2"}},
             "spec": {"podCIDR": "10.42.0.0/24", "podCIDRs": ["10.42.0.0/24", "fd42::/64"]},
-            "status": {"images": "not even an array"},
+            "status": {"images": "not even an array",
+                       "addresses": [{"type": "Hostname", "address": "a"}, {"address": "10.0.0.1"}, "b", {"address": 5}]},
         }))
         .unwrap();
         let record = NodeRecord::from(node);
         assert_eq!((record.name.as_str(), record.created), ("a", 1_767_225_600));
         assert_eq!(record.pod_cidrs, ["10.42.0.0/24", "fd42::/64"]);
+        assert_eq!(record.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
         assert_eq!((&record.labels["l"], &record.annotations["a"]), (&"1".to_owned(), &"2".to_owned()));
     }
 

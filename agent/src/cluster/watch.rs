@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// How long the API server may be silent while it is asked for a list. A watch may be silent for long.
-const LIST_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIST_LIMIT: Duration = Duration::from_secs(30);
 
 /// Tells the watches to begin anew: see [`State::is_deaf`](crate::state::State::is_deaf).
 pub type Renewal = watch::Receiver<()>;

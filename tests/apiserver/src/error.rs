@@ -194,6 +194,11 @@ impl ApiError {
         ApiError::new(500, "", message)
     }
 
+    /// 503: what a request is passed on to does not answer.
+    pub fn unreachable_service(why: &str) -> ApiError {
+        ApiError::new(503, "ServiceUnavailable", format!("error trying to reach service: {why}"))
+    }
+
     /// 504: a resourceVersion this server has not reached yet.
     pub fn version_too_large(asked: u64, current: u64) -> ApiError {
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");

@@ -1,5 +1,6 @@
 //! From a request to its reply: chooses the operation and the form of the answer. No I/O but the store's lock.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use crate::error::{About, ApiError, Cause};
 use crate::list::{self, parse_version};
 use crate::openapi;
 use crate::patch::Format;
+use crate::proxy::ProxyPath;
 use crate::request::{Form, Path, Query, ResourcePath, negotiate};
 use crate::resource::{self, Resource};
 use crate::table;
@@ -40,6 +42,8 @@ pub enum Reply {
     Binary(&'static str, &'static [u8]),
     /// A stream of events.
     Watch(Box<WatchRequest>),
+    /// What that address answers to the same request for this path.
+    Forward(SocketAddr, String),
 }
 
 /// Does what `call` asks for.
@@ -47,6 +51,9 @@ pub enum Reply {
 /// # Errors
 /// What the client is told instead.
 pub fn handle(store: &Store, call: &Call) -> Result<Reply, ApiError> {
+    if let Some(path) = ProxyPath::parse(&call.path) {
+        return Ok(Reply::Forward(path.target(store)?, path.rest.to_owned()));
+    }
     let path = Path::parse(&call.path);
     if let Path::Resource(path) = path {
         return Operation::new(store, call, path)?.run();

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::error::ApiError;
+use crate::forward::{self, Dial};
 use crate::handle::{Call, Reply, handle};
 use crate::{Store, watch};
 
@@ -39,6 +40,19 @@ pub async fn serve(
     store: Store,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    serve_dialing(listener, store, forward::dial_here(), shutdown).await
+}
+
+/// As [`serve`]; connections to nodes and pods, which the proxy needs, are made by `dial`.
+///
+/// # Errors
+/// If the listener fails for good.
+pub async fn serve_dialing(
+    listener: TcpListener,
+    store: Store,
+    dial: Dial,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let mut shutdown = std::pin::pin!(shutdown);
     let mut connections = JoinSet::new();
     loop {
@@ -47,7 +61,7 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, store.clone()));
+                    connections.spawn(serve_connection(stream, store.clone(), dial.clone()));
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) if is_out_of_descriptors(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -69,26 +83,31 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
-async fn serve_connection(stream: TcpStream, store: Store) {
+async fn serve_connection(stream: TcpStream, store: Store, dial: Dial) {
     // Watch events are small and must not wait for one another.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "set TCP_NODELAY");
     }
-    let service = service_fn(move |request| respond(store.clone(), request));
+    let service = service_fn(move |request| respond(store.clone(), dial.clone(), request));
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "connection ended");
     }
 }
 
-async fn respond(store: Store, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn respond(store: Store, dial: Dial, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let reply = match read_call(request).await {
-        Ok(call) => handle(&store, &call),
-        Err(error) => Err(error),
+    let response = match answer(store, &dial, request).await {
+        Ok(response) => response,
+        Err(error) => whole(error.code, "application/json", error.to_json().to_string().into_bytes()),
     };
-    let reply = reply.unwrap_or_else(|error| Reply::Json(error.code, error.to_json().to_string().into_bytes()));
-    let response = match reply {
+    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    Ok(response)
+}
+
+async fn answer(store: Store, dial: &Dial, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let call = read_call(request).await?;
+    Ok(match handle(&store, &call)? {
         Reply::Json(code, body) => whole(code, "application/json", body),
         Reply::Text(code, body) => whole(code, "text/plain; charset=utf-8", body.into()),
         Reply::Binary(media_type, body) => whole(200, media_type, body.to_vec()),
@@ -96,9 +115,15 @@ async fn respond(store: Store, request: Request<Incoming>) -> Result<Response<Bo
             let chunks = watch::watch(store, *request).map(|chunk| Ok(Frame::data(Bytes::from(chunk))));
             reply_with(200, "application/json", StreamBody::new(chunks).boxed_unsync())
         }
-    };
-    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
-    Ok(response)
+        Reply::Forward(target, path) => {
+            let (head, body) = forward::forward(dial, &call, target, &path).await?.into_parts();
+            let mut response = Response::new(Full::new(body).boxed_unsync());
+            *response.status_mut() = head.status;
+            let content_type = head.headers.get(CONTENT_TYPE).cloned();
+            response.headers_mut().extend(content_type.map(|value| (CONTENT_TYPE, value)));
+            response
+        }
+    })
 }
 
 async fn read_call(request: Request<Incoming>) -> Result<Call, ApiError> {

@@ -2,7 +2,7 @@
 //!
 //! It follows the Kubernetes API conventions and the observed behaviour of kube-apiserver, so that the Rust `kube`
 //! client and `kubectl` work with it as with the real one, for: namespaces, nodes, pods, config maps, events, leases,
-//! CustomResourceDefinitions and the custom resources these define.
+//! CustomResourceDefinitions and the custom resources these define; and for the proxy to nodes and pods over plain HTTP.
 //!
 //! The core is made of values and pure functions (`store`, `verbs`, `list`, `patch`, `select`, `schema`, `table`);
 //! `http` and `watch` are the shell around it.
@@ -20,6 +20,7 @@ mod definition;
 mod delete;
 mod discovery;
 mod error;
+mod forward;
 mod handle;
 mod http;
 mod jsonpath;
@@ -27,6 +28,7 @@ mod list;
 mod meta;
 mod openapi;
 mod patch;
+mod proxy;
 mod request;
 mod resource;
 mod schema;
@@ -44,7 +46,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
-pub use http::serve;
+pub use forward::Dial;
+pub use http::{serve, serve_dialing};
 
 use meta::Stamp;
 use store::Objects;

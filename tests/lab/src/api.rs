@@ -136,7 +136,7 @@ impl ApiServer {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let task = self.runtime.spawn(apiserver::serve(listener, store, shutdown));
+        let task = self.runtime.spawn(apiserver::serve_dialing(listener, store, dial_from(&self.control), shutdown));
         Ok(Running::Embedded { stop, task })
     }
 
@@ -165,6 +165,8 @@ impl ApiServer {
             format!("--tls-private-key-file={}", file("server.key")),
             format!("--token-auth-file={}", file("tokens.csv")),
             "--authorization-mode=RBAC".into(),
+            // Nodes are in several clouds: their private addresses lead nowhere from here.
+            "--kubelet-preferred-address-types=ExternalIP,InternalIP".into(),
             "--service-cluster-ip-range=10.96.0.0/16".into(),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             format!("--service-account-key-file={}", file("service-account.key")),
@@ -225,18 +227,28 @@ fn port(kind: &Kind) -> u16 {
     }
 }
 
+/// Connects to an address as seen from `space`.
+async fn dial(space: Arc<Space>, target: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let connect = move || space.run(|| TcpStream::connect_timeout(&target, LIMIT));
+    let stream = tokio::task::spawn_blocking(connect).await?.map_err(io::Error::other)??;
+    stream.set_nonblocking(true)?;
+    tokio::net::TcpStream::from_std(stream)
+}
+
+fn dial_from(space: &Arc<Space>) -> apiserver::Dial {
+    let space = space.clone();
+    Arc::new(move |target| Box::pin(dial(space.clone(), target)))
+}
+
 /// Forwards every connection to `target` as seen from `space`, until the runtime ends.
 async fn forward(listener: TcpListener, space: Arc<Space>, target: SocketAddr) {
-    const LIMIT: Duration = Duration::from_secs(5);
     loop {
         let Ok((mut client, _)) = listener.accept().await else { continue };
         let space = space.clone();
         tokio::spawn(async move {
             // A failure anywhere closes the client's connection, which is all it needs to know.
-            let connect = move || space.run(|| TcpStream::connect_timeout(&target, LIMIT));
-            let server = tokio::task::spawn_blocking(connect).await??.context("connect")?;
-            server.set_nonblocking(true)?;
-            let mut server = tokio::net::TcpStream::from_std(server)?;
+            let mut server = dial(space, target).await?;
             tokio::io::copy_bidirectional(&mut client, &mut server).await?;
             anyhow::Ok(())
         });

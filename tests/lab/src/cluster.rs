@@ -214,11 +214,11 @@ fn node_object(spec: &NodeSpec, access: Access, addresses: Addresses, cidrs: &[I
     for (key, value) in &spec.annotations {
         annotations[key] = json!(value);
     }
-    let mut status = vec![
+    let status = [
         json!({ "type": "Hostname", "address": spec.name }),
         json!({ "type": "InternalIP", "address": addresses.private }),
+        json!({ "type": "ExternalIP", "address": addresses.managed }),
     ];
-    status.extend(addresses.public.map(|public| json!({ "type": "ExternalIP", "address": public })));
     json!({
         "apiVersion": "v1",
         "kind": "Node",

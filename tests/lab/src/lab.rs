@@ -193,7 +193,7 @@ impl Lab {
         place.last_host = number;
         place.router.ip(&place.plan.plug_lines(number, &self.netns_name(space)))?;
         space.ip(&place.plan.host_lines(number))?;
-        if let Some(rules) = place.plan.elastic_rules(number, true) {
+        if let Some(rules) = place.plan.translation_rules(number, true) {
             place.router.nft(&rules)?;
         }
         let addresses = place.plan.host(number);
@@ -203,7 +203,7 @@ impl Lab {
     fn unplug(&self, inventory: &Inventory, seat: &Seat) -> Result<()> {
         let Some(place) = inventory.locations.get(&seat.location) else { return Ok(()) };
         place.router.ip(&place.plan.unplug_line(seat.number))?;
-        place.plan.elastic_rules(seat.number, false).map_or(Ok(()), |rules| place.router.nft(&rules))
+        place.plan.translation_rules(seat.number, false).map_or(Ok(()), |rules| place.router.nft(&rules))
     }
 
     /// Moves a host to the network of another location, where it gets other addresses; like a machine

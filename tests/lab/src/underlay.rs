@@ -23,12 +23,15 @@ pub enum Access {
     Public,
     /// Every host has a private address which the router maps one to one to a public one (IPv4).
     Elastic,
-    /// The router masquerades (IPv4); nothing comes in uninvited.
+    /// The router masquerades (IPv4); nothing comes in uninvited but the API server's questions.
     Masquerade,
 }
 
 /// Where the API server listens: `control` on the internet.
 pub const CONTROL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+
+/// The only port that the API server reaches behind a router that masquerades: the agent's HTTP.
+const AGENT_PORT: u16 = 1107;
 
 /// The address plan of location number `index` (1 to [`Plan::LAST`]).
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +51,9 @@ pub struct Addresses {
     pub public: Option<Ipv4Addr>,
     /// As `public`, IPv6 (a /64). Only on the interface of hosts with [`Access::Public`].
     pub public6: Option<Ipv6Addr>,
+    /// How the API server reaches the host's agent: `public`, or where there is none, an address that
+    /// the router translates for it alone, as the tunnel of a managed control plane would.
+    pub managed: Ipv4Addr,
 }
 
 impl Addresses {
@@ -72,12 +78,14 @@ impl Plan {
     /// The addresses of host number `host` of this location.
     pub fn host(&self, host: u8) -> Addresses {
         let Plan { index, access } = *self;
+        let managed = Ipv4Addr::new(198, 51, 100, 16 * index + 1 + host);
         Addresses {
             private: Ipv4Addr::new(10, 100 + index, 0, 10 + host),
             private6: Ipv6Addr::new(0xfd00, 0x10, index.into(), 0, 0, 0, 0, u16::from(host) + 0x10),
-            public: (access != Access::Masquerade).then(|| Ipv4Addr::new(198, 51, 100, 16 * index + 1 + host)),
+            public: (access != Access::Masquerade).then_some(managed),
             public6: (access == Access::Public)
                 .then(|| Ipv6Addr::new(0x2001, 0xdb8, index.into(), 0, 0, 0, 0, u16::from(host) + 0x10)),
+            managed,
         }
     }
 
@@ -196,7 +204,10 @@ impl Plan {
         let translation = match self.access {
             Access::Public => String::new(),
             Access::Masquerade => format!(
-                "chain outbound {{ type nat hook postrouting priority srcnat;\n\
+                "map private {{ type ipv4_addr : ipv4_addr; }}\n\
+                 chain inbound {{ type nat hook prerouting priority dstnat;\n\
+                 iifname wan ip saddr {CONTROL} tcp dport {AGENT_PORT} dnat ip to ip daddr map @private\n}}\n\
+                 chain outbound {{ type nat hook postrouting priority srcnat;\n\
                  oifname wan ip saddr 10.{index}.0.0/24 masquerade\n}}\n"
             ),
             // Hosts of one location that use each other's public address need both translations.
@@ -225,6 +236,7 @@ impl Plan {
              chain forward {{ type filter hook forward priority filter; policy drop;\n\
              ct state established,related accept\n\
              iifname lan accept\n\
+             ct status dnat accept\n\
              iifname wan oifname lan {inbound}\n}}\n\
              chain input {{ type filter hook input priority filter; policy accept;\n\
              iifname wan ct state new meta l4proto {{ tcp, udp }} drop\n}}\n\
@@ -232,16 +244,18 @@ impl Plan {
         )
     }
 
-    /// nftables script for the router: host number `host` has a public address, or no longer.
-    pub fn elastic_rules(&self, host: u8, add: bool) -> Option<String> {
-        let Addresses { private, public: Some(public), .. } = self.host(host) else { return None };
+    /// nftables script for the router: host number `host` has an address on the internet, or no longer.
+    pub fn translation_rules(&self, host: u8, add: bool) -> Option<String> {
+        let Addresses { private, managed, .. } = self.host(host);
         let verb = if add { "add" } else { "delete" };
-        (self.access == Access::Elastic).then(|| {
-            format!(
-                "{verb} element inet router private {{ {public} : {private} }}\n\
-                 {verb} element inet router public {{ {private} : {public} }}\n"
-            )
-        })
+        let inbound = format!("{verb} element inet router private {{ {managed} : {private} }}\n");
+        match self.access {
+            Access::Public => None,
+            Access::Masquerade => Some(inbound),
+            Access::Elastic => {
+                Some(format!("{inbound}{verb} element inet router public {{ {private} : {managed} }}\n"))
+            }
+        }
     }
 }
 
@@ -315,13 +329,10 @@ mod tests {
     }
 
     #[test]
-    fn only_elastic_routers_map_addresses() {
-        let rules = KINDS.map(|access| Plan::new(2, access).elastic_rules(3, true));
-        let [None, Some(rules), None] = rules else { panic!("{rules:?}") };
-        assert_eq!(
-            rules,
-            "add element inet router private { 198.51.100.36 : 10.102.0.13 }\n\
-             add element inet router public { 10.102.0.13 : 198.51.100.36 }\n"
-        );
+    fn only_routers_that_translate_map_addresses() {
+        let rules = KINDS.map(|access| Plan::new(2, access).translation_rules(3, true).unwrap_or_default());
+        let inbound = "add element inet router private { 198.51.100.36 : 10.102.0.13 }\n";
+        let outbound = "add element inet router public { 10.102.0.13 : 198.51.100.36 }\n";
+        assert_eq!(rules, [String::new(), format!("{inbound}{outbound}"), inbound.to_owned()]);
     }
 }

@@ -1,12 +1,17 @@
 //! What others need in order to have a node or a peer of this mesh as a peer of theirs, as a section of a
 //! configuration file and as an object for `kubectl apply`.
 
-use topology::{Peer, PeerName, ini::Conf, manifest::Manifest, peer};
+use serde_json::Value;
+use topology::{
+    Peer, PeerName,
+    ini::{Conf, PeerSection},
+    manifest, peer,
+};
 
 use crate::{common::key, common::nets, example};
 
-fn manifest(name: &str, section: &topology::ini::PeerSection) -> Manifest {
-    Manifest::new(&name.into(), section.into())
+fn object(name: &str, section: &PeerSection) -> Value {
+    manifest::object(&name.into(), &section.into())
 }
 
 /// A peer with everything that a peer can have.
@@ -52,7 +57,7 @@ spec:
 ",
         key(2)
     );
-    assert_eq!(*manifest("b", &section).yaml(), expected);
+    assert_eq!(*manifest::yaml(&object("b", &section)), expected);
     // Behind NAT or not: the keepalive is the business of whoever sends it.
     assert_eq!(topology.node_as_peer(&"a".into()).unwrap().persistent_keepalive.0, 0);
 }
@@ -94,7 +99,7 @@ spec:
   publicKey: {key}
 "
     );
-    assert_eq!(*manifest("laptop", &section).yaml(), expected);
+    assert_eq!(*manifest::yaml(&object("laptop", &section)), expected);
     let expected = format!(
         r#"{{
   "apiVersion": "kilo.squat.ai/v1alpha1",
@@ -120,7 +125,7 @@ spec:
 }}
 "#
     );
-    assert_eq!(*manifest("laptop", &section).json(), expected);
+    assert_eq!(*manifest::json(&object("laptop", &section)), expected);
 }
 
 /// Upstream gives a peer without endpoint the address `<nil>`, which no API server takes.
@@ -131,20 +136,12 @@ fn what_is_written_is_read_as_the_same_peer() {
     for original in [full_peer(), plain, v6] {
         for name in ["laptop", "on", "1e3", "10.20", "2001-01-01", "0x1f"] {
             let original = Peer { name: name.into(), ..original.clone() };
-            let manifest = manifest(name, &original.as_peer());
-            let from_yaml: serde_json::Value = serde_saphyr::from_str(&manifest.yaml()).unwrap();
-            let from_json: serde_json::Value = serde_json::from_str(&manifest.json()).unwrap();
+            let object = object(name, &original.as_peer());
+            let from_yaml: Value = serde_saphyr::from_str(&manifest::yaml(&object)).unwrap();
+            let from_json: Value = serde_json::from_str(&manifest::json(&object)).unwrap();
             assert_eq!(from_yaml, from_json);
             let name: PeerName = from_yaml["metadata"]["name"].as_str().expect("a name is text").into();
             assert_eq!(peer::decode(name.as_str(), &from_yaml["spec"]), Ok(original));
         }
     }
-}
-
-#[test]
-fn labels_are_written() {
-    let section = full_peer().as_peer();
-    let labels = [("app".to_owned(), "yes".to_owned())].into();
-    let yaml = Manifest::new(&"p".into(), (&section).into()).labelled(labels).yaml();
-    assert!(yaml.contains("metadata:\n  labels:\n    app: \"yes\"\n  name: p\n"), "{}", *yaml);
 }
