@@ -1,6 +1,7 @@
 //! What a caller tells the device, and what the device tells back.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -22,12 +23,25 @@ pub struct Options {
     pub uapi_dir: Option<PathBuf>,
     /// Use segmentation and coalescing offloads of TUN and UDP where the kernel has them.
     pub offload: bool,
+    /// Threads for each direction, each with a queue of the interface and UDP sockets of its own. The kernel keeps
+    /// the packets of a flow, and the datagrams of a peer, in one queue, and so in order.
+    pub queues: NonZeroUsize,
 }
 
+/// More queues than that bring nothing but memory.
+const MAX_QUEUES: usize = 8;
+
 impl Options {
-    /// The usual device: MTU 1420, offloads on, a socket in [`DEFAULT_UAPI_DIR`].
+    /// The usual device: MTU 1420, offloads on, a socket in [`DEFAULT_UAPI_DIR`], and a queue for every two cores.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), mtu: 1420, uapi_dir: Some(PathBuf::from(DEFAULT_UAPI_DIR)), offload: true }
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            name: name.into(),
+            mtu: 1420,
+            uapi_dir: Some(PathBuf::from(DEFAULT_UAPI_DIR)),
+            offload: true,
+            queues: NonZeroUsize::new((cores / 2).min(MAX_QUEUES)).unwrap_or(NonZeroUsize::MIN),
+        }
     }
 }
 

@@ -140,13 +140,13 @@ impl Control<'_> {
         if port == current {
             return Ok(current);
         }
-        let sockets = Sockets::bind(port, self.shared.mark(), self.shared.offload)?;
+        let sockets = Sockets::bind(port, self.shared.mark(), self.shared.offload, self.shared.queues())?;
         let port = sockets.port();
         self.shared.replace_sockets(sockets);
         Ok(port)
     }
 
     fn flush(&mut self) {
-        self.outbox.flush(&self.shared.sockets(), &self.shared.drops);
+        self.outbox.flush(self.shared.sockets().queue(0), &self.shared.drops);
     }
 }

@@ -33,16 +33,20 @@ impl Device {
             Some(directory) => Some(UapiSocket::bind(directory, &options.name)?),
             None => None,
         };
-        let sockets = Sockets::bind(0, 0, options.offload)?;
+        let queues = options.queues.get();
+        let sockets = Sockets::bind(0, 0, options.offload, queues)?;
         let wake = || Wake::new().map_err(|source| Error::Thread { name: "pipe", source });
-        let wakes = Wakes { egress: wake()?, ingress: wake()?, uapi: wake()? };
+        let wakes = || (0..queues).map(|_| wake()).collect::<Result<_, _>>();
+        let wakes = Wakes { egress: wakes()?, ingress: wakes()?, uapi: wake()? };
         let shared = Arc::new(Shared::new(tun, options.mtu, options.offload, sockets, wakes));
 
         let mut device = Self { shared, threads: Vec::new() };
         // A thread that cannot be started ends those before it, as the device is dropped.
         device.start("wg-control", control::run)?;
-        device.start("wg-egress", |shared| egress::run(shared, &shared.wakes.egress))?;
-        device.start("wg-ingress", |shared| ingress::run(shared, &shared.wakes.ingress))?;
+        for queue in 0..queues {
+            device.start("wg-egress", move |shared| egress::run(shared, queue))?;
+            device.start("wg-ingress", move |shared| ingress::run(shared, queue))?;
+        }
         if let Some(socket) = uapi {
             device.start("wg-uapi", move |shared| uapi::run(shared, &socket))?;
         }

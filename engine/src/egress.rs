@@ -17,12 +17,13 @@ use crate::wake::Wake;
 /// How long to leave an interface alone that gives errors, as one does that is down or gone.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs until the device is closed.
-pub(crate) fn run(shared: &Shared, wake: &Wake) {
-    let mut egress = Egress { shared, outbox: Outbox::new() };
+/// Passes on what comes to one queue of TUN, until the device is closed.
+pub(crate) fn run(shared: &Shared, queue: usize) {
+    let mut egress = Egress { shared, queue, outbox: Outbox::new() };
+    let wake = &shared.wakes.egress[queue];
     let mut frame = vec![0; MAX_FRAME];
     while !shared.is_closing() {
-        match shared.tun.read(&mut frame) {
+        match shared.tun.read(queue, &mut frame) {
             Ok(len) => egress.forward(&mut frame[..len]),
             Err(error) => {
                 egress.flush();
@@ -34,6 +35,7 @@ pub(crate) fn run(shared: &Shared, wake: &Wake) {
 
 struct Egress<'a> {
     shared: &'a Shared,
+    queue: usize,
     outbox: Outbox,
 }
 
@@ -75,13 +77,13 @@ impl Egress<'_> {
     }
 
     fn flush(&mut self) {
-        self.outbox.flush(&self.shared.sockets(), &self.shared.drops);
+        self.outbox.flush(self.shared.sockets().queue(self.queue), &self.shared.drops);
     }
 
     fn wait(&self, error: &io::Error, wake: &Wake) {
         let _ = match error.kind() {
             io::ErrorKind::Interrupted => return,
-            io::ErrorKind::WouldBlock => wait_readable([Some(self.shared.tun.fd()), Some(wake.fd())], None),
+            io::ErrorKind::WouldBlock => wait_readable([Some(self.shared.tun.fd(self.queue)), Some(wake.fd())], None),
             _ => wait_readable([None, Some(wake.fd())], Some(PAUSE)),
         };
     }

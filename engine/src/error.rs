@@ -55,3 +55,10 @@ pub enum Error {
     #[error("device is closed")]
     Closed,
 }
+
+impl Error {
+    /// Whether somebody else has the port.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self, Self::Udp { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}

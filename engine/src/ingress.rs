@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::coalesce::Coalescer;
 use crate::drops::Cause;
 use crate::inbox::HandshakeMessage;
-use crate::net::{Socket, Sockets};
+use crate::net::{Queue, Socket};
 use crate::noise::message::{TYPE_DATA, u32_at};
 use crate::outbox::Outbox;
 use crate::packet;
@@ -16,21 +16,23 @@ use crate::peer::{Opened, Peer, Reception};
 use crate::shared::Shared;
 use crate::sys::poll::wait_readable;
 use crate::sys::udp::{MAX_BATCH, ReceiveBatch, Received};
-use crate::wake::Wake;
 
-/// Messages to take at once while the kernel coalesces: each is as much as many without, and what is worked on should
-/// stay in the cache.
-const COALESCED_BATCH: usize = 8;
+/// Bytes to take at once, about: what is worked on should stay in the cache.
+const BATCH_BYTES: usize = 512 << 10;
+/// Messages to take at once, at least.
+const MIN_BATCH: usize = 8;
 /// Batches taken from one socket before the other one gets a turn.
 const ROUNDS: usize = 16;
 /// Types of handshake messages (WireGuard paper, section 5.4), with the three zero bytes after them.
 const HANDSHAKES: std::ops::RangeInclusive<u32> = 1..=3;
 
-/// Runs until the device is closed.
-pub(crate) fn run(shared: &Shared, wake: &Wake) {
+/// Passes on what comes to the sockets of one queue, until the device is closed.
+pub(crate) fn run(shared: &Shared, queue: usize) {
+    let wake = &shared.wakes.ingress[queue];
     let mut batch = ReceiveBatch::new();
     let mut ingress = Ingress {
         shared,
+        queue,
         opened: Opened::default(),
         coalescer: Coalescer::default(),
         handshakes: Vec::new(),
@@ -39,23 +41,25 @@ pub(crate) fn run(shared: &Shared, wake: &Wake) {
     };
     while !shared.is_closing() {
         let sockets = shared.sockets();
-        let v6 = sockets.v6().map(|socket| socket.udp.as_fd());
-        let fds = [Some(sockets.v4().udp.as_fd()), v6, Some(wake.fd())];
+        let sockets = sockets.queue(queue);
+        let v6 = sockets.v6.as_ref().map(|socket| socket.udp.as_fd());
+        let fds = [Some(sockets.v4.udp.as_fd()), v6, Some(wake.fd())];
         let Ok([v4_ready, v6_ready, woken]) = wait_readable(fds, None) else { continue };
         if woken {
             wake.clear();
         }
         if v4_ready {
-            ingress.drain(sockets.v4(), &sockets, &mut batch);
+            ingress.drain(&sockets.v4, sockets, &mut batch);
         }
-        if let Some(v6) = sockets.v6().filter(|_| v6_ready) {
-            ingress.drain(v6, &sockets, &mut batch);
+        if let Some(v6) = sockets.v6.as_ref().filter(|_| v6_ready) {
+            ingress.drain(v6, sockets, &mut batch);
         }
     }
 }
 
 struct Ingress<'a> {
     shared: &'a Shared,
+    queue: usize,
     opened: Opened,
     coalescer: Coalescer,
     handshakes: Vec<HandshakeMessage>,
@@ -65,19 +69,19 @@ struct Ingress<'a> {
 
 impl Ingress<'_> {
     /// Takes what waits at a socket, for a few rounds.
-    fn drain(&mut self, socket: &Socket, sockets: &Sockets, batch: &mut ReceiveBatch) {
+    fn drain(&mut self, socket: &Socket, sockets: &Queue, batch: &mut ReceiveBatch) {
         for _ in 0..ROUNDS {
             // An error is "nothing there", or one that an earlier datagram left on the socket.
             let Ok(received) = batch.receive(&socket.udp, self.limit) else { return };
-            let mut coalesced = false;
+            let mut bytes = 0;
             for index in 0..received {
                 let Some(message) = batch.message(index) else { continue };
-                coalesced |= message.payload.len() > message.segment;
+                bytes += message.payload.len();
                 self.take(batch.buffer(), message);
             }
             self.deliver(batch.buffer(), sockets);
             let all = received < self.limit;
-            self.limit = if coalesced { COALESCED_BATCH } else { MAX_BATCH };
+            self.limit = batch_size(received, bytes);
             if all {
                 return;
             }
@@ -155,9 +159,9 @@ impl Ingress<'_> {
     }
 
     /// Passes everything on that the last batch brought.
-    fn deliver(&mut self, buffer: &[u8], sockets: &Sockets) {
+    fn deliver(&mut self, buffer: &[u8], sockets: &Queue) {
         let (tun, drops) = (&self.shared.tun, &self.shared.drops);
-        self.coalescer.for_each_frame(buffer, |frame| tun.write(&frame, drops));
+        self.coalescer.for_each_frame(buffer, |frame| tun.write(self.queue, &frame, drops));
         self.coalescer.clear();
         self.outbox.flush(sockets, drops);
         if !self.handshakes.is_empty() {
@@ -166,6 +170,12 @@ impl Ingress<'_> {
             self.handshakes.clear();
         }
     }
+}
+
+/// How many messages to take next, when the last ones were as long as that.
+fn batch_size(received: usize, bytes: usize) -> usize {
+    let mean = bytes.checked_div(received).unwrap_or(0).max(1);
+    (BATCH_BYTES / mean).clamp(MIN_BATCH, MAX_BATCH)
 }
 
 /// The part of an opened message that is the packet, by the length in its header.

@@ -1,4 +1,4 @@
-//! The UDP side of the device: one socket for each family on the same port, and what to do when
+//! The UDP side of the device: for each queue one socket of each family, all on the same port, and what to do when
 //! the kernel cannot do what it promises.
 
 use std::io;
@@ -8,19 +8,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::Error;
 use crate::drops::{Cause, DropCounters};
 use crate::kernel::Version;
-use crate::sys::udp::{self, Message};
+use crate::sys::udp::{self, Message, Sharing};
 
 /// Socket buffers in bytes, as large as wireguard-go asks for.
 const BUFFER: libc::c_int = 7 << 20;
 /// How often to look for a port that is free in both families.
 const PORT_ATTEMPTS: usize = 16;
 
-/// Both sockets. They are replaced together, never changed but for mark and fallbacks.
+/// All sockets. They are replaced together, never changed but for mark and fallbacks.
 pub(crate) struct Sockets {
-    v4: Socket,
-    /// `None` where the kernel has no IPv6.
-    v6: Option<Socket>,
+    queues: Vec<Queue>,
     port: u16,
+}
+
+/// The sockets of one thread that receives. Any of them reaches every peer; what comes from one address comes to one.
+pub(crate) struct Queue {
+    pub(crate) v4: Socket,
+    /// `None` where the kernel has no IPv6.
+    pub(crate) v6: Option<Socket>,
 }
 
 /// One socket and what works on it.
@@ -30,54 +35,43 @@ pub(crate) struct Socket {
 }
 
 impl Sockets {
-    /// Binds both in the network namespace of the calling thread; port 0 takes any free port.
-    pub(crate) fn bind(port: u16, mark: u32, offload: bool) -> Result<Self, Error> {
-        let failed = |step| move |source| Error::Udp { port, step, source };
+    /// Binds them in the network namespace of the calling thread; port 0 takes any port that is free in both families.
+    pub(crate) fn bind(port: u16, mark: u32, offload: bool, queues: usize) -> Result<Self, Error> {
         let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
-        loop {
+        let first = loop {
             attempts -= 1;
-            let v4 = udp::bind(false, port).map_err(failed("binding for IPv4"))?;
-            let bound = v4.local_addr().map_err(failed("reading the port"))?.port();
-            let v6 = match udp::bind(true, bound) {
-                Ok(socket) => Some(socket),
-                Err(error) if is_unsupported(&error) => None,
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => continue,
-                Err(error) => return Err(failed("binding for IPv6")(error)),
-            };
-            let sockets = Self {
-                v4: Socket::set_up(v4, false, offload).map_err(failed("setting up IPv4"))?,
-                v6: v6
-                    .map(|socket| Socket::set_up(socket, true, offload))
-                    .transpose()
-                    .map_err(failed("setting up IPv6"))?,
-                port: bound,
-            };
-            if mark != 0 {
-                sockets.set_mark(mark)?;
+            match Queue::bind(port, offload, Sharing::Nobody) {
+                Err(error) if error.is_taken() && attempts > 0 => {}
+                result => break result?,
             }
-            return Ok(sockets);
+        };
+        let port = first.port()?;
+        let mut sockets = Self { queues: vec![first], port };
+        if queues > 1 {
+            // The port was free a moment ago. Sockets share one only if the first was bound to be shared, too.
+            sockets.queues.clear();
+            for _ in 0..queues {
+                sockets.queues.push(Queue::bind(port, offload, Sharing::Queues)?);
+            }
         }
+        if mark != 0 {
+            sockets.set_mark(mark)?;
+        }
+        Ok(sockets)
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn v4(&self) -> &Socket {
-        &self.v4
-    }
-
-    pub(crate) fn v6(&self) -> Option<&Socket> {
-        self.v6.as_ref()
-    }
-
-    /// The socket that reaches an address.
-    pub(crate) fn for_address(&self, address: &SocketAddr) -> Option<&Socket> {
-        if address.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
+    /// The sockets of one of the queues there are.
+    pub(crate) fn queue(&self, number: usize) -> &Queue {
+        &self.queues[number % self.queues.len()]
     }
 
     pub(crate) fn set_mark(&self, mark: u32) -> Result<(), Error> {
-        for socket in [Some(&self.v4), self.v6.as_ref()].into_iter().flatten() {
+        let sockets = self.queues.iter().flat_map(|queue| std::iter::once(&queue.v4).chain(&queue.v6));
+        for socket in sockets {
             let mark = mark.cast_signed();
             udp::set_option(&socket.udp, libc::SOL_SOCKET, libc::SO_MARK, mark).map_err(|source| Error::Udp {
                 port: self.port,
@@ -86,6 +80,34 @@ impl Sockets {
             })?;
         }
         Ok(())
+    }
+}
+
+impl Queue {
+    fn bind(port: u16, offload: bool, sharing: Sharing) -> Result<Self, Error> {
+        let failed = |step| move |source| Error::Udp { port, step, source };
+        let v4 = udp::bind(false, port, sharing).map_err(failed("binding for IPv4"))?;
+        let bound = v4.local_addr().map_err(failed("reading the port"))?.port();
+        let v6 = match udp::bind(true, bound, sharing) {
+            Ok(socket) => Some(socket),
+            Err(error) if is_unsupported(&error) => None,
+            Err(error) => return Err(failed("binding for IPv6")(error)),
+        };
+        let v6 = v6.map(|socket| Socket::set_up(socket, true, offload)).transpose();
+        Ok(Self {
+            v4: Socket::set_up(v4, false, offload).map_err(failed("setting up IPv4"))?,
+            v6: v6.map_err(failed("setting up IPv6"))?,
+        })
+    }
+
+    fn port(&self) -> Result<u16, Error> {
+        let address = self.v4.udp.local_addr();
+        address.map(|address| address.port()).map_err(|source| Error::Udp { port: 0, step: "reading the port", source })
+    }
+
+    /// The socket that reaches an address.
+    pub(crate) fn for_address(&self, address: &SocketAddr) -> Option<&Socket> {
+        if address.is_ipv4() { Some(&self.v4) } else { self.v6.as_ref() }
     }
 }
 
@@ -200,7 +222,7 @@ mod tests {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let to = receiver.local_addr().unwrap();
-        let ours = Socket::set_up(udp::bind(false, 0).unwrap(), false, true).unwrap();
+        let ours = Socket::set_up(udp::bind(false, 0, Sharing::Nobody).unwrap(), false, true).unwrap();
         (ours, receiver, to)
     }
 
@@ -247,13 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn both_families_get_one_port_and_a_taken_one_is_an_error() {
-        let sockets = Sockets::bind(0, 0, true).unwrap();
-        assert_ne!(sockets.port(), 0);
-        if let Some(v6) = sockets.v6() {
-            assert_eq!(v6.udp.local_addr().unwrap().port(), sockets.port());
+    fn all_get_one_port_and_a_taken_one_is_an_error() {
+        for queues in [1, 3] {
+            let sockets = Sockets::bind(0, 0, true, queues).unwrap();
+            assert_ne!(sockets.port(), 0);
+            for queue in &sockets.queues {
+                let all = std::iter::once(&queue.v4).chain(&queue.v6);
+                assert!(all.into_iter().all(|socket| socket.udp.local_addr().unwrap().port() == sockets.port()));
+            }
+            let again = Sockets::bind(sockets.port(), 0, true, queues).map(drop);
+            assert!(matches!(again, Err(Error::Udp { port, .. }) if port == sockets.port()));
         }
-        let again = Sockets::bind(sockets.port(), 0, true).map(drop);
-        assert!(matches!(again, Err(Error::Udp { port, .. }) if port == sockets.port()));
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::drops::{Cause, DropCounters};
-use crate::net::Sockets;
+use crate::net::Queue;
 use crate::sys::udp::{MAX_BATCH, Message};
 
 /// When this many bytes wait it is time to send them: about one full frame from TUN.
@@ -99,7 +99,7 @@ impl Outbox {
     }
 
     /// Sends everything.
-    pub(crate) fn flush(&mut self, sockets: &Sockets, drops: &DropCounters) {
+    pub(crate) fn flush(&mut self, sockets: &Queue, drops: &DropCounters) {
         for runs in self.runs.chunk_by(|a, b| a.to.is_ipv4() == b.to.is_ipv4()) {
             let Some(socket) = runs.first().and_then(|run| sockets.for_address(&run.to)) else {
                 drops.add(Cause::UdpSend, runs.iter().map(|run| run.count).sum());

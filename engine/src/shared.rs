@@ -36,8 +36,9 @@ pub(crate) struct Shared {
 
 /// What wakes each thread that waits in poll.
 pub(crate) struct Wakes {
-    pub(crate) egress: Wake,
-    pub(crate) ingress: Wake,
+    /// One for each queue.
+    pub(crate) egress: Vec<Wake>,
+    pub(crate) ingress: Vec<Wake>,
     pub(crate) uapi: Wake,
 }
 
@@ -58,6 +59,11 @@ impl Shared {
             closing: AtomicBool::new(false),
             started: Instant::now(),
         }
+    }
+
+    /// How many threads there are for each direction.
+    pub(crate) fn queues(&self) -> usize {
+        self.wakes.ingress.len()
     }
 
     /// Milliseconds since the device was made.
@@ -103,8 +109,8 @@ impl Shared {
 
     pub(crate) fn replace_sockets(&self, sockets: Sockets) {
         *self.sockets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sockets);
-        // It waits at the old ones, which are closed when it lets go of them.
-        self.wakes.ingress.signal();
+        // They wait at the old ones, which are closed when all let go of them.
+        self.wakes.ingress.iter().for_each(Wake::signal);
     }
 
     pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
@@ -131,8 +137,7 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.inbox.close();
-        self.wakes.egress.signal();
-        self.wakes.ingress.signal();
+        self.wakes.egress.iter().chain(&self.wakes.ingress).for_each(Wake::signal);
         self.wakes.uapi.signal();
     }
 }

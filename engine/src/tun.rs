@@ -17,7 +17,8 @@ pub(crate) const MAX_FRAME: usize = vnet::LEN + 65_535;
 
 /// The interface. It vanishes when this is dropped.
 pub(crate) struct Tun {
-    file: File,
+    /// One for each thread that reads.
+    queues: Vec<File>,
     name: String,
     /// Any socket of the interface's network namespace, for questions about it.
     control: UdpSocket,
@@ -35,12 +36,20 @@ impl Tun {
             move |source| Error::Tun { name, step, source }
         };
         let control = crate::sys::udp::open(false).map_err(failed("opening a socket"))?;
-        let file = sys::open().map_err(failed("opening /dev/net/tun"))?;
-        sys::attach(&file, name).map_err(failed("creating"))?;
+        let first = sys::open().map_err(failed("opening /dev/net/tun"))?;
+        let several = options.queues.get() > 1;
+        sys::create(&first, name, several).map_err(failed("creating"))?;
+        let mut queues = vec![first];
+        while queues.len() < options.queues.get() {
+            let queue = sys::open().map_err(failed("opening /dev/net/tun"))?;
+            sys::join(&queue, name).map_err(failed("adding a queue"))?;
+            queues.push(queue);
+        }
         sys::set_mtu(&control, name, options.mtu).map_err(failed("setting the MTU"))?;
-        let (tcp, udp) = set_offload(&file, options.offload).map_err(failed("setting offloads"))?;
+        // Offloads are the interface's: one queue speaks for all.
+        let (tcp, udp) = set_offload(&queues[0], options.offload).map_err(failed("setting offloads"))?;
         Ok(Self {
-            file,
+            queues,
             name: name.to_owned(),
             control,
             join_tcp: AtomicBool::new(tcp),
@@ -62,14 +71,19 @@ impl Tun {
         Joinable { tcp: self.join_tcp.load(Ordering::Relaxed), udp: self.join_udp.load(Ordering::Relaxed) }
     }
 
-    /// Reads one frame without waiting.
-    pub(crate) fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(frame)
+    /// One of the queues there are.
+    fn queue(&self, number: usize) -> &File {
+        &self.queues[number % self.queues.len()]
     }
 
-    /// Writes one frame. What the kernel refuses is counted and forgotten.
-    pub(crate) fn write(&self, frame: &Frame<'_>, drops: &DropCounters) -> Verdict {
-        match ((&self.file).write_vectored(frame.slices), frame.joined) {
+    /// Reads one frame of a queue without waiting.
+    pub(crate) fn read(&self, queue: usize, frame: &mut [u8]) -> io::Result<usize> {
+        self.queue(queue).read(frame)
+    }
+
+    /// Writes one frame to a queue, where the kernel will then put what answers it. What the kernel refuses is counted and forgotten.
+    pub(crate) fn write(&self, queue: usize, frame: &Frame<'_>, drops: &DropCounters) -> Verdict {
+        match (self.queue(queue).write_vectored(frame.slices), frame.joined) {
             (Ok(_), _) => Verdict::Done,
             // Some kernels announce the offload and then refuse such frames.
             (Err(error), Some(kind)) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -86,8 +100,8 @@ impl Tun {
         }
     }
 
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    pub(crate) fn fd(&self, queue: usize) -> BorrowedFd<'_> {
+        self.queue(queue).as_fd()
     }
 }
 
@@ -126,7 +140,7 @@ mod tests {
     /// that announces an offload and then does not take such frames.
     fn tun_that_refuses() -> Tun {
         Tun {
-            file: std::fs::OpenOptions::new().write(true).open("/proc/self/clear_refs").unwrap(),
+            queues: vec![std::fs::OpenOptions::new().write(true).open("/proc/self/clear_refs").unwrap()],
             name: "test".to_owned(),
             control: UdpSocket::bind("127.0.0.1:0").unwrap(),
             join_tcp: AtomicBool::new(true),
@@ -139,12 +153,12 @@ mod tests {
         let (tun, drops) = (tun_that_refuses(), DropCounters::default());
         let slices = &[IoSlice::new(b"not a frame")];
         let joined = Frame { slices, joined: Some(Segmentation::Udp), packets: 2 };
-        assert_eq!(tun.write(&joined, &drops), Verdict::Separately);
+        assert_eq!(tun.write(0, &joined, &drops), Verdict::Separately);
         assert!(tun.joinable().tcp && !tun.joinable().udp);
         assert_eq!(drops.read().tun_write, 0);
 
         let single = Frame { slices, joined: None, packets: 1 };
-        assert_eq!(tun.write(&single, &drops), Verdict::Done);
+        assert_eq!(tun.write(0, &single, &drops), Verdict::Done);
         assert_eq!(drops.read().tun_write, 1);
     }
 

@@ -45,6 +45,29 @@ fn transfers(offload: bool) {
     }
 }
 
+/// Several flows at once, over several threads for each direction, through a change of the port.
+#[test]
+fn transfers_arrive_intact_over_several_queues() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::with(|options| options.queues = 3.try_into().unwrap());
+    std::thread::scope(|scope| {
+        for (address, from, to) in [
+            ("10.77.0.2", &pair.a, &pair.b),
+            ("fd77::2", &pair.a, &pair.b),
+            ("10.77.0.1", &pair.b, &pair.a),
+            ("10.77.0.2", &pair.a, &pair.b),
+        ] {
+            scope.spawn(move || transfer(from, to, address.parse().unwrap(), 8 << 20));
+        }
+        pair.device_a.set_listen_port(51999).unwrap();
+    });
+    assert_eq!(stats_of(&pair.device_b, 1).endpoint.unwrap().port(), 51999);
+    let rejected = [&pair.device_a, &pair.device_b].map(|device| device.stats().drops.not_authenticated);
+    assert_eq!(rejected, [0, 0], "nothing was taken for a replay");
+}
+
 /// RFC 6040: the outer header says what the inner one says, and congestion met on the way is
 /// told to the inner packet.
 #[test]

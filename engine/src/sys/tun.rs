@@ -24,11 +24,20 @@ pub(crate) fn open() -> io::Result<File> {
 /// (`uapi/linux/if_tun.h`; libc has no name for it).
 const IFF_TUN_EXCL: libc::c_int = 0x8000;
 
-/// Makes the interface, with a `virtio_net_hdr` before each packet. It lives as long as `tun`.
-pub(crate) fn attach(tun: &File, name: &str) -> io::Result<()> {
+/// Makes the interface, with a `virtio_net_hdr` before each packet. It lives as long as one of its queues, of which
+/// this is the first and, unless there are to be `several`, the only one.
+pub(crate) fn create(tun: &File, name: &str, several: bool) -> io::Result<()> {
+    attach(tun, name, IFF_TUN_EXCL | if several { libc::IFF_MULTI_QUEUE } else { 0 })
+}
+
+/// Makes another queue of an interface that was made with several.
+pub(crate) fn join(tun: &File, name: &str) -> io::Result<()> {
+    attach(tun, name, libc::IFF_MULTI_QUEUE)
+}
+
+fn attach(tun: &File, name: &str, flags: libc::c_int) -> io::Result<()> {
     let mut request = request_for(name);
-    request.ifr_ifru.ifru_flags =
-        (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | IFF_TUN_EXCL) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &mut request) }).map(drop)
 }

@@ -35,9 +35,20 @@ pub(crate) fn open(v6: bool) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
+/// Who may bind to the same port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Nobody,
+    /// Other sockets of this device; datagrams from one address all come to one of them (`SO_REUSEPORT`, `socket(7)`).
+    Queues,
+}
+
 /// Makes a socket of one family, bound to the wildcard address. IPv6 sockets take no IPv4.
-pub(crate) fn bind(v6: bool, port: u16) -> io::Result<UdpSocket> {
+pub(crate) fn bind(v6: bool, port: u16, sharing: Sharing) -> io::Result<UdpSocket> {
     let socket = open(v6)?;
+    if sharing == Sharing::Queues {
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
     if v6 {
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }

@@ -208,10 +208,15 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(offload: bool) -> Self {
+        Self::with(|options| options.offload = offload)
+    }
+
+    /// Both devices with other options than the usual ones.
+    pub fn with(change: impl Fn(&mut Options)) -> Self {
         let (a, b) = (Host::new("a"), Host::new("b"));
         wire(0, (&a, 1), (&b, 2));
-        let device_a = device(&a, 1, |options| options.offload = offload);
-        let device_b = device(&b, 2, |options| options.offload = offload);
+        let device_a = device(&a, 1, &change);
+        let device_b = device(&b, 2, &change);
         device_a.set_peer(peer(2, Some("10.99.0.2:51820"))).expect("a peer");
         device_b.set_peer(peer(1, None)).expect("a peer");
         Self { device_a, device_b, a, b }
