@@ -4,7 +4,10 @@
 use std::path::PathBuf;
 
 use agent::cluster::Client;
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum, ValueHint,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use topology::Granularity;
 
 use crate::{completion, showconf};
@@ -52,7 +55,8 @@ pub struct Global {
     /// Kubeconfig file; by default the files of $KUBECONFIG, else ~/.kube/config.
     ///
     /// An empty value stands for the service account of the pod that kgctl runs in.
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath,
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig; by default its current context.
     #[arg(long, global = true, value_name = "NAME")]
@@ -138,6 +142,12 @@ mod tests {
             assert!(matches!(cli.command, Command::Showconf(_)), "{line}");
         }
         assert!(Cli::try_parse_from(["kgctl", "graph", "--port=0"]).is_err());
+    }
+
+    #[test]
+    fn an_empty_kubeconfig_is_one() {
+        let cli = Cli::try_parse_from(["kgctl", "graph", "--kubeconfig="]).unwrap();
+        assert_eq!(cli.global.kubeconfig, Some(PathBuf::new()));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! How a command ends: its exit code, and the one line that says why it failed.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{ErrorKind, Write},
+    process::ExitCode,
+};
 
 use agent::causes;
 use anyhow::Context;
@@ -38,9 +41,15 @@ pub fn report(error: &anyhow::Error, verbose: bool) -> ExitCode {
             eprintln!("  because: {cause}");
         }
     } else {
-        eprintln!("kgctl: {}", causes::text(error.as_ref()));
+        eprintln!("kgctl: {}", one_line(&causes::text(error.as_ref())));
     }
     FAILED.into()
+}
+
+/// Scripts rely on it that a failure is one line; a library's or a server's message may be several.
+fn one_line(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ")
 }
 
 /// Tells on stderr what was left out, or what will surprise.
@@ -48,8 +57,22 @@ pub fn warn(warning: impl std::fmt::Display) {
     eprintln!("kgctl: warning: {warning}");
 }
 
-/// Prints data, and all is done.
+/// Prints data, and all is done. A reader that has seen enough, such as `head`, is no failure.
 pub fn print(text: &str) -> anyhow::Result<Outcome> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
-    Ok(Outcome::Done)
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(Outcome::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line() {
+        assert_eq!(one_line("cannot parse:\n  | x\n\n  ^ here\n"), "cannot parse: | x ^ here");
+        assert_eq!(one_line("as it is"), "as it is");
+    }
 }

@@ -163,11 +163,15 @@ pub(super) fn describe(error: &kube::Error) -> String {
 /// the rest.
 fn credentials(error: &kube::Error) -> String {
     match error {
-        kube::Error::Auth(AuthError::AuthExecRun { cmd, out }) => {
+        kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
             let complaint = String::from_utf8_lossy(&out.stderr);
             let complaint = complaint.lines().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
-            format!("the credential plugin {cmd:?} failed with {}: {complaint}", out.status)
+            format!("the credential plugin failed with {}: {complaint}", out.status)
         }
+        kube::Error::Auth(AuthError::AuthExecParse(_)) => {
+            "the credential plugin printed no ExecCredential object".to_owned()
+        }
+        kube::Error::Auth(AuthError::AuthExecStart(error)) => format!("the credential plugin does not start: {error}"),
         other => causes::text(other),
     }
 }

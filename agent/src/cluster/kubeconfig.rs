@@ -8,7 +8,7 @@ use std::{
 
 use kube::{
     Config,
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError as LoadError},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError as LoadError},
 };
 
 /// Why kubeconfig files name no cluster.
@@ -92,13 +92,38 @@ pub(super) async fn load(files: &[PathBuf], context: Option<&str>) -> Result<Con
     let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
     let mut merged = Kubeconfig::default();
     for (file, name) in files.iter().zip(&names) {
+        if is_cut_utf16(file) {
+            let reason = "it is UTF-16 and ends within a character".to_owned();
+            return Err(KubeconfigError::Unusable { file: name.clone(), reason });
+        }
         let next = Kubeconfig::read_from(file).and_then(|next| merged.merge(next));
         merged = next.map_err(|error| error_of(name.clone())(&error))?;
     }
     let file = names.join(":");
     check(&merged, context).map_err(|reason| KubeconfigError::Unusable { file: file.clone(), reason })?;
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    Config::from_custom_kubeconfig(merged, &options).await.map_err(|error| error_of(file)(&error))
+    let config = Config::from_custom_kubeconfig(merged, &options).await.map_err(|error| error_of(file.clone())(&error));
+    let config = config?;
+    if has_broken_token(&config.auth_info) {
+        let reason = "its user's token is no single line of printable ASCII".to_owned();
+        return Err(KubeconfigError::Unusable { file, reason });
+    }
+    Ok(config)
+}
+
+/// kube panics over a file in UTF-16 with an odd number of bytes. A pipe is not looked into: it can be
+/// read only once.
+fn is_cut_utf16(file: &Path) -> bool {
+    let is_regular = std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file());
+    let bytes = if is_regular { std::fs::read(file).unwrap_or_default() } else { Vec::new() };
+    matches!(bytes.as_slice(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) && bytes.len() % 2 == 1
+}
+
+/// kube panics over a token that cannot be sent in a header. Its type does not let it be read otherwise.
+fn has_broken_token(user: &AuthInfo) -> bool {
+    let user = serde_json::to_value(user).unwrap_or_default();
+    let token = user.get("token").and_then(|token| token.as_str()).unwrap_or_default();
+    token.bytes().any(|byte| byte < b' ' || byte > b'~')
 }
 
 /// What is wrong with the choice of a context, if anything.
@@ -194,9 +219,9 @@ mod tests {
         contexts: [{name: a, context: {cluster: c, user: u}}, {name: b, context: {cluster: gone}}]\n";
 
     /// What loading a file of this text says.
-    async fn load_text(text: &str, context: Option<&str>) -> Result<String, String> {
+    async fn load_text(text: impl AsRef<[u8]>, context: Option<&str>) -> Result<String, String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
+        file.write_all(text.as_ref()).unwrap();
         let name = format!("kubeconfig {}: ", file.path().display());
         let loaded = load(&[file.path().to_owned()], context).await;
         loaded.map(|config| config.cluster_url.to_string()).map_err(|error| error.to_string().replace(&name, ""))
@@ -214,10 +239,17 @@ mod tests {
             (&stray, None, Err(format!("it has no current context; {choice}"))),
             ("{}", None, Err("it has no contexts; is it a kubeconfig?".to_owned())),
             (&broken, None, Err("it is not YAML of the form of a kubeconfig at line 3".to_owned())),
+            (
+                &GOOD.replace("hunter2", "\"hunter\\n2\""),
+                None,
+                Err("its user's token is no single line of printable ASCII".to_owned()),
+            ),
             ("hunter2", None, Err("it is not YAML of the form of a kubeconfig at line 1".to_owned())),
         ] {
             assert_eq!(load_text(text, context).await, expected, "{text}");
         }
+        let cut = load_text(b"\xff\xfe\0", None).await;
+        assert_eq!(cut, Err("it is UTF-16 and ends within a character".to_owned()));
         let missing = load(&["/nonexistent".into()], None).await.err().map(|error| error.to_string());
         assert_eq!(missing.unwrap(), "kubeconfig /nonexistent: No such file or directory (os error 2)");
     }

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
+    process::Stdio,
 };
 
 use serde_json::json;
@@ -63,6 +64,11 @@ fn a_kubeconfig_that_is_missing_or_names_no_cluster() {
     ] {
         assert_eq!(one_line(&run(&home, &arguments)), expected);
     }
+    let output = run(&home, &["graph", "--kubeconfig="]);
+    assert!(
+        one_line(&output).starts_with("no service account, which an empty --kubeconfig stands for: "),
+        "{output:?}"
+    );
     let nobody = tempfile::tempdir().expect("a directory");
     let expected = format!(
         "no kubeconfig: $KUBECONFIG is not set and {}/.kube/config does not exist; pass --kubeconfig FILE or set \
@@ -149,4 +155,39 @@ fn verbose_tells_every_cause_on_its_own_line() {
     assert!(said.starts_with("kgctl: cannot list nodes: "), "{said}");
     assert!(said.lines().skip(1).all(|line| line.starts_with("  because: ")), "{said}");
     assert!(said.ends_with("  because: Connection refused (os error 111)\n"), "{said}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let cluster = Cluster::example();
+    let mut kgctl = cluster.command(env!("CARGO_BIN_EXE_kgctl"));
+    let kgctl = kgctl.arg("graph").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut kgctl = kgctl.expect("kgctl runs");
+    drop(kgctl.stdout.take());
+    let output = kgctl.wait_with_output().expect("kgctl ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_credential_plugin_that_fails_is_quoted_without_what_it_printed() {
+    let home = home_for("http://127.0.0.1:1");
+    let file = home.path().join(".kube/config");
+    let config = std::fs::read_to_string(&file).expect("a kubeconfig");
+    for (script, expected) in [
+        ("echo hunter2; echo log in first >&2; exit 3", "failed with exit status: 3: log in first"),
+        ("echo hunter2", "printed no ExecCredential object"),
+    ] {
+        let plugin = json!({
+            "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
+            "interactiveMode": "Never",
+        });
+        let config = config.replace("user: {}", &format!("user: {{exec: {plugin}}}"));
+        std::fs::write(&file, config).expect("a file");
+        let output = run(&home, &["graph", "--verbose"]);
+        let expected = format!(
+            "cannot use the credentials for the API server http://127.0.0.1:1: the credential plugin {expected}; check \
+             the context's user"
+        );
+        assert_eq!(one_line(&output), expected);
+    }
 }

@@ -37,15 +37,13 @@ fn the_mesh_is_shown_as_it_is() -> Result<()> {
     };
     in_lab("kgctl", spec, |lab| {
         bring_up(lab, &[])?;
-        lab.apply_peer(
-            "laptop",
-            &json!({
-                "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
-                "presharedKey": "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
-                "allowedIPs": ["10.5.0.1/32", "10.5.1.0/24"],
-                "endpoint": { "dnsOrIP": { "ip": "198.51.100.250" }, "port": 4500 },
-            }),
-        )?;
+        let laptop = json!({
+            "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+            "presharedKey": "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+            "allowedIPs": ["10.5.0.1/32", "10.5.1.0/24"],
+            "endpoint": { "dnsOrIP": { "ip": "198.51.100.250" }, "port": 4500 },
+        });
+        lab.apply_peer("laptop", &laptop)?;
         for leader in ["paris-1", "oslo-1", "home-1"] {
             wait(lab, &format!("kgctl shows what {leader} runs"), || {
                 let runs = lab.exec(leader, &["wg", "showconf", "kilo0"])?;
@@ -59,6 +57,16 @@ fn the_mesh_is_shown_as_it_is() -> Result<()> {
         ensure!(lab.kgctl(&["showconf", "node", "paris-2"])?.is_empty(), "a node that does not lead runs nothing");
         ensure!(lab.kgctl(&["showconf", "node", "nobody"]).is_err());
         ensure!(wg(lab, "paris-1", "kilo0", "endpoints")?.len() == 3);
+
+        // As a peer, a node is what the leaders of other locations have it as, and a Peer is what its object says.
+        for (node, other) in [("paris-1", "oslo-1"), ("oslo-1", "paris-1")] {
+            let shown = sections(&lab.kgctl(&["showconf", "node", node, "--as-peer"])?);
+            let runs = sections(&lab.exec(other, &["wg", "showconf", "kilo0"])?);
+            ensure!(shown.len() == 1 && runs.is_superset(&shown), "shown {shown:#?}\n{other} runs {runs:#?}");
+        }
+        let shown = lab.kgctl(&["showconf", "peer", "laptop", "--as-peer", "--output=json"])?;
+        let shown: serde_json::Value = serde_json::from_str(&shown)?;
+        ensure!(shown["spec"] == laptop, "{shown}");
 
         let dot = lab.kgctl(&["graph"])?;
         for word in ["paris-1", "paris-2", "oslo-1", "home-1", "laptop", &annotation(lab, "home-1", "wireguard-ip")?] {
