@@ -123,7 +123,7 @@ fn is_cut_utf16(file: &Path) -> bool {
 fn has_broken_token(user: &AuthInfo) -> bool {
     let user = serde_json::to_value(user).unwrap_or_default();
     let token = user.get("token").and_then(|token| token.as_str()).unwrap_or_default();
-    token.bytes().any(|byte| byte < b' ' || byte > b'~')
+    token.bytes().any(|byte| !(b' '..=b'~').contains(&byte))
 }
 
 /// What is wrong with the choice of a context, if anything.
