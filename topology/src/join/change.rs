@@ -60,13 +60,22 @@ pub enum Change {
     },
 }
 
-/// The changes that `importer` needs for its Peers of `cluster`.
-pub(super) fn changes(cluster: &Cluster, importer: &Cluster, pace: &Pace) -> Vec<Change> {
+/// What `importer` should have of a cluster, and how to get there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Course {
+    /// The Peers that there are in the end.
+    pub peers: Vec<JoinedPeer>,
+    /// What differs from what is there, in the order in which it is to be done.
+    pub changes: Vec<Change>,
+}
+
+/// What `importer` should have of `cluster`.
+pub(super) fn course(cluster: &Cluster, importer: &Cluster, pace: &Pace) -> Course {
     let offers = offered(cluster, importer);
     let own = importer.peers_of(&cluster.id);
     // The first of several objects for one segment is the one that is kept.
     let mut by_segment: BTreeMap<&SegmentName, &Found> = BTreeMap::new();
-    let mut changes = Vec::new();
+    let Course { mut peers, mut changes } = Course::default();
     let mut unmatched = Vec::new();
     for (found, owner) in own {
         let offers_it = offers.iter().any(|offer| offer.owner.segment == owner.segment);
@@ -79,27 +88,36 @@ pub(super) fn changes(cluster: &Cluster, importer: &Cluster, pace: &Pace) -> Vec
         }
     }
     let live = Live::of(&offers);
-    changes.extend(unmatched.into_iter().filter_map(|found| retire(found, &live, cluster, pace)));
+    for found in unmatched {
+        match retire(found, &live, cluster, pace) {
+            Ok(wanted) => {
+                changes.extend(update(found, &wanted));
+                peers.push(wanted);
+            }
+            Err(reason) => changes.push(Change::Delete { found: Box::new(found.clone()), reason }),
+        }
+    }
     for mut offer in offers {
         match by_segment.get(&offer.owner.segment) {
-            None => changes.push(Change::Create(offer)),
+            None => changes.push(Change::Create(offer.clone())),
             Some(found) => {
                 offer.peer.name = found.name.clone();
-                changes.extend(update(found, offer));
+                changes.extend(update(found, &offer));
             }
         }
+        peers.push(offer);
     }
     // What goes makes room for what comes: a key or an address must not be at two Peers.
     changes.sort_by_key(|change| !matches!(change, Change::Delete { .. }));
-    changes
+    Course { peers, changes }
 }
 
 /// The change from `found` to `wanted`, if they differ.
-fn update(found: &Found, wanted: JoinedPeer) -> Option<Change> {
+fn update(found: &Found, wanted: &JoinedPeer) -> Option<Change> {
     let is_same = found.owner.as_ref() == Some(&wanted.owner)
         && found.stale_since == wanted.stale_since
         && found.peer.as_ref().is_some_and(|peer| says_the_same(peer, &wanted.peer));
-    (!is_same).then(|| Change::Update { found: Box::new(found.clone()), wanted })
+    (!is_same).then(|| Change::Update { found: Box::new(found.clone()), wanted: wanted.clone() })
 }
 
 fn says_the_same(a: &Peer, b: &Peer) -> bool {
@@ -131,19 +149,18 @@ impl Live {
 
 /// What becomes of an object whose segment is missing: it keeps what no other segment has, and goes
 /// when its time is over.
-fn retire(found: &Found, live: &Live, cluster: &Cluster, pace: &Pace) -> Option<Change> {
-    let delete = |reason| Some(Change::Delete { found: Box::new(found.clone()), reason });
-    let (Some(peer), Some(owner)) = (&found.peer, &found.owner) else { return delete(Reason::Useless) };
+fn retire(found: &Found, live: &Live, cluster: &Cluster, pace: &Pace) -> Result<JoinedPeer, Reason> {
+    let (Some(peer), Some(owner)) = (&found.peer, &found.owner) else { return Err(Reason::Useless) };
     let allowed_ips: Vec<IpNet> = peer.allowed_ips.iter().filter(|net| !live.has(net)).copied().collect();
     if live.keys.contains(&peer.key) || allowed_ips.is_empty() {
-        return delete(Reason::Superseded);
+        return Err(Reason::Superseded);
     }
     // A mark in the future is that of another machine's clock: time counts from now.
     let since = found.stale_since.unwrap_or(pace.now).min(pace.now);
     let counted_from = cluster.followed_since.map_or(since, |followed| followed.max(since));
     if pace.now.saturating_sub(counted_from) >= pace.prune_after {
-        return delete(Reason::Missing(since));
+        return Err(Reason::Missing(since));
     }
     let peer = Peer { allowed_ips, preshared_key: None, ..peer.clone() };
-    update(found, JoinedPeer { peer, owner: owner.clone(), stale_since: Some(since) })
+    Ok(JoinedPeer { peer, owner: owner.clone(), stale_since: Some(since) })
 }

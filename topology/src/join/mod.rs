@@ -22,7 +22,7 @@ use ipnet::IpNet;
 
 use crate::{Node, SegmentName, Topology};
 
-pub use change::{Change, Reason};
+pub use change::{Change, Course, Reason};
 pub use claim::{Claim, Kind};
 pub use name::{ClusterName, ClusterNameError};
 pub use object::{CLUSTER, CLUSTER_ID, Found, JoinedPeer, MANAGED_BY, MANAGER, Metadata, Owner, SEGMENT, STALE_SINCE};
@@ -69,7 +69,7 @@ pub struct Pace {
 /// What is no reason to refuse and should be known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
-    /// None of a cluster's nodes is there: its Peers stay as they are.
+    /// None of a cluster's nodes is there.
     Absent(ClusterName),
     /// A segment is reached at a private address.
     PrivateEndpoint {
@@ -95,10 +95,7 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent(cluster) => {
-                write!(
-                    f,
-                    "no node of cluster {cluster} has checked in lately: the Peers that stand for it stay as they are"
-                )
+                write!(f, "no node of cluster {cluster} has checked in lately: nothing that concerns it is changed")
             }
             Self::PrivateEndpoint { cluster, segment, ip } => {
                 write!(
@@ -125,8 +122,8 @@ impl fmt::Display for Notice {
 /// What is to be done to join clusters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Joint {
-    /// The changes in each cluster, which are independent of each other.
-    pub changes: BTreeMap<ClusterName, Vec<Change>>,
+    /// The Peers that each cluster should have, and the changes there, which are independent of each other.
+    pub courses: BTreeMap<ClusterName, Course>,
     /// What should be known.
     pub notices: Vec<Notice>,
 }
@@ -142,15 +139,18 @@ pub fn join(clusters: &[Cluster], pace: &Pace) -> Result<Joint, Vec<Refusal>> {
     }
     let mut joint = Joint::default();
     let mut notices = BTreeSet::new();
+    // With nobody there, not even the Kilo CIDR is known.
+    let is_there = |cluster: &Cluster| !cluster.topology.segments.is_empty();
+    let absent = clusters.iter().filter(|cluster| !is_there(cluster));
+    notices.extend(absent.map(|cluster| Notice::Absent(cluster.name.clone())));
     for importer in &clusters {
-        let of_importer = joint.changes.entry(importer.name.clone()).or_default();
-        for cluster in clusters.iter().filter(|cluster| cluster.id != importer.id) {
-            if cluster.topology.segments.is_empty() {
-                notices.insert(Notice::Absent(cluster.name.clone()));
-                continue;
-            }
+        let whole = joint.courses.entry(importer.name.clone()).or_default();
+        let others = clusters.iter().filter(|cluster| cluster.id != importer.id && is_there(cluster));
+        for cluster in others.filter(|_| is_there(importer)) {
             notices.extend(offer::notices(cluster, importer));
-            of_importer.extend(change::changes(cluster, importer, pace));
+            let Course { peers, changes } = change::course(cluster, importer, pace);
+            whole.peers.extend(peers);
+            whole.changes.extend(changes);
         }
     }
     joint.notices = notices.into_iter().collect();

@@ -94,7 +94,7 @@ fn stored(wanted: &JoinedPeer) -> Found {
 fn each_segment_is_a_peer_of_the_other_cluster() {
     let (a, b) = two();
     let joint = join(&[a, b], &PACE).unwrap();
-    let of = |name: &str| joint.changes[&name.parse().unwrap()].iter().map(|change| created(change).object());
+    let of = |name: &str| joint.courses[&name.parse().unwrap()].changes.iter().map(|change| created(change).object());
     let in_b: Vec<_> = of("b").collect();
     assert_eq!(
         in_b[0],
@@ -126,7 +126,7 @@ fn each_segment_is_a_peer_of_the_other_cluster() {
 fn another_leader_is_an_update_that_keeps_what_somebody_added() {
     let (a, mut b) = two();
     let joint = join(&[a.clone(), b.clone()], &PACE).unwrap();
-    b.peers = joint.changes[&b.name].iter().map(|change| stored(created(change))).collect();
+    b.peers = joint.courses[&b.name].changes.iter().map(|change| stored(created(change))).collect();
     let mut a = a;
     a.nodes.push(Node {
         leader: true,
@@ -135,7 +135,7 @@ fn another_leader_is_an_update_that_keeps_what_somebody_added() {
         ..node("n0", "eu", 41, 4)
     });
     let joint = join(&[rebuilt(a), b.clone()], &PACE).unwrap();
-    let [Change::Update { found, wanted }] = joint.changes[&b.name].as_slice() else { panic!("{joint:#?}") };
+    let [Change::Update { found, wanted }] = joint.courses[&b.name].changes.as_slice() else { panic!("{joint:#?}") };
     assert_eq!(
         found.patch(wanted),
         json!({
@@ -221,7 +221,7 @@ fn clusters_that_cannot_be_told_apart_are_refused() {
     let (a, b) = two();
     let joint = join(&[a, b], &PACE).unwrap();
     let in_b: Vec<Found> =
-        joint.changes.values().last().unwrap().iter().map(|change| stored(created(change))).collect();
+        joint.courses.values().last().unwrap().changes.iter().map(|change| stored(created(change))).collect();
     let peers = in_b.clone();
     refused(
         |a, b| {
@@ -272,7 +272,7 @@ fn what_others_made_is_in_the_way_and_named() {
 fn ours_is_only_what_says_all_of_it() {
     let (a, b) = two();
     let joint = join(&[a, b], &PACE).unwrap();
-    let object = created(&joint.changes.values().next().unwrap()[0]).object();
+    let object = created(&joint.courses.values().next().unwrap().changes[0]).object();
     let strings = |value: &serde_json::Value| serde_json::from_value(value.clone()).unwrap();
     let metadata = Metadata {
         name: "b.location",
@@ -296,7 +296,7 @@ fn ours_is_only_what_says_all_of_it() {
 fn later(change: impl FnOnce(&mut Cluster), pace: Pace, stale_since: Option<i64>) -> Vec<String> {
     let (mut a, mut b) = two();
     let joint = join(&[a.clone(), b.clone()], &PACE).unwrap();
-    b.peers = joint.changes[&b.name].iter().map(|change| stored(created(change))).collect();
+    b.peers = joint.courses[&b.name].changes.iter().map(|change| stored(created(change))).collect();
     b.peers[0].stale_since = stale_since;
     change(&mut a);
     let joint = join(&[rebuilt(a), b.clone()], &pace).unwrap();
@@ -311,7 +311,7 @@ fn later(change: impl FnOnce(&mut Cluster), pace: Pace, stale_since: Option<i64>
         Change::Delete { found, reason } => format!("delete {}: {reason}", found.name),
     };
     let notices = joint.notices.iter().map(ToString::to_string);
-    joint.changes[&b.name].iter().map(words).chain(notices).collect()
+    joint.courses[&b.name].changes.iter().map(words).chain(notices).collect()
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn a_cluster_of_which_nothing_is_seen_loses_nothing() {
     let at = Pace { now: NOW + 100_000, ..PACE };
     assert_lines(
         later(|a| a.nodes.clear(), at, Some(NOW)),
-        "no node of cluster a has checked in lately: the Peers that stand for it stay as they are",
+        "no node of cluster a has checked in lately: nothing that concerns it is changed",
     );
 }
 
@@ -372,7 +372,7 @@ fn what_may_not_work_is_told() {
         "location:us of cluster a has the private endpoint 10.9.0.1: the other clusters must be able to reach it
          location:eu of cluster a and location: of cluster b are both behind NAT: they cannot reach each other, because not each cluster has a segment outside NAT that could tell them where they are",
     );
-    let in_a = &joint.changes.values().next().unwrap()[0];
+    let in_a = &joint.courses.values().next().unwrap().changes[0];
     assert_eq!(created(in_a).peer.endpoint, None, "a private address behind NAT is of no use outside");
     assert_eq!(created(in_a).peer.persistent_keepalive, Seconds(25));
 }

@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::subsequence};
 use topology::{
     Granularity, Input, Node, Peer, PublicKey, Seconds, Topology,
     address::single,
-    join::{Change, Cluster, Found, JoinedPeer, Joint, Metadata, Pace, Reason, join},
+    join::{Change, Cluster, Course, Found, JoinedPeer, Joint, Metadata, Pace, Reason, join},
 };
 
 use crate::{cases, common::nets};
@@ -89,7 +89,7 @@ fn stored(wanted: &JoinedPeer) -> Found {
 /// Makes the changes.
 fn apply(clusters: &mut [Cluster], joint: &Joint) {
     for cluster in clusters {
-        for change in joint.changes.get(&cluster.name).into_iter().flatten() {
+        for change in joint.courses.get(&cluster.name).iter().flat_map(|course| &course.changes) {
             let (gone, comes) = match change {
                 Change::Create(wanted) => (None, Some(wanted)),
                 Change::Update { found, wanted } => (Some(&found.name), Some(wanted)),
@@ -104,6 +104,19 @@ fn apply(clusters: &mut [Cluster], joint: &Joint) {
             }
         }
     }
+}
+
+/// What a course says there is in the end is what its changes lead to.
+fn assert_arrived(cluster: &Cluster, course: &Course) {
+    let objects = |peers: &mut dyn Iterator<Item = Found>| -> BTreeMap<_, _> {
+        let parts = |found: Found| {
+            let allowed = found.peer.iter().flat_map(|peer| peer.allowed_ips.clone()).collect::<BTreeSet<_>>();
+            (found.name, (found.owner, found.stale_since, found.peer.map(|peer| (peer.key, peer.endpoint)), allowed))
+        };
+        peers.map(parts).collect()
+    };
+    let there = objects(&mut cluster.peers.iter().filter(|found| found.owner.is_some()).cloned());
+    assert_eq!(there, objects(&mut course.peers.iter().map(stored)));
 }
 
 fn joined(clusters: &mut [Cluster], pace: &Pace) -> Joint {
@@ -150,6 +163,10 @@ fn assert_covered(clusters: &[Cluster]) {
     }
 }
 
+fn changes(joint: &Joint) -> impl Iterator<Item = &Change> {
+    joint.courses.values().flat_map(|course| &course.changes)
+}
+
 fn is_mark(change: &Change) -> bool {
     matches!(change, Change::Update { found, wanted } if found.stale_since != wanted.stale_since)
 }
@@ -159,11 +176,12 @@ proptest! {
 
     #[test]
     fn all_is_reached_and_nothing_twice(mut clusters in clusters()) {
-        joined(&mut clusters, &PACE);
+        let joint = joined(&mut clusters, &PACE);
+        clusters.iter().for_each(|cluster| assert_arrived(cluster, &joint.courses[&cluster.name]));
         assert_covered(&clusters);
         clusters.iter().for_each(assert_disjoint);
         let again = join(&clusters, &PACE).unwrap();
-        prop_assert!(again.changes.values().all(Vec::is_empty), "{:#?}", again.changes);
+        prop_assert_eq!(changes(&again).count(), 0, "{:#?}", again);
     }
 
     #[test]
@@ -183,15 +201,16 @@ proptest! {
             let peers = std::mem::take(&mut cluster.peers);
             *cluster = Cluster { peers, ..build(c, shape) };
         }
-        joined(&mut clusters, &PACE);
+        let joint = joined(&mut clusters, &PACE);
+        clusters.iter().for_each(|cluster| assert_arrived(cluster, &joint.courses[&cluster.name]));
         assert_covered(&clusters);
         clusters.iter().for_each(assert_disjoint);
         let again = join(&clusters, &PACE).unwrap();
-        prop_assert!(again.changes.values().all(Vec::is_empty), "{:#?}", again.changes);
+        prop_assert_eq!(changes(&again).count(), 0, "{:#?}", again);
 
         // Later, what is missing goes, and nothing else changes.
         let later = joined(&mut clusters, &Pace { now: NOW + PACE.prune_after, ..PACE });
-        for change in later.changes.values().flatten() {
+        for change in changes(&later) {
             prop_assert!(matches!(change, Change::Delete { reason: Reason::Missing(NOW), .. }), "{:?}", change);
         }
         for (importer, cluster) in clusters.iter().flat_map(|a| clusters.iter().map(move |b| (a, b))) {
@@ -215,12 +234,12 @@ proptest! {
         let peers = std::mem::take(&mut clusters[0].peers);
         clusters[0] = Cluster { peers, ..before[0].clone() };
         let back = joined(&mut clusters, &Pace { now: NOW + 10_000, ..PACE });
-        let creations = back.changes.values().flatten().filter(|change| !matches!(change, Change::Update { .. }));
-        prop_assert_eq!(creations.count(), 0, "{:#?}", back.changes);
+        let creations = changes(&back).filter(|change| !matches!(change, Change::Update { .. }));
+        prop_assert_eq!(creations.count(), 0, "{:#?}", back);
         assert_covered(&clusters);
         clusters.iter().for_each(assert_disjoint);
         prop_assert!(!clusters[1].peers.iter().any(|found| found.stale_since.is_some()));
-        prop_assert!(back.changes.values().flatten().filter(|change| is_mark(change)).count() <= 1);
+        prop_assert!(changes(&back).filter(|change| is_mark(change)).count() <= 1);
     }
 
     #[test]
@@ -239,7 +258,7 @@ proptest! {
         let id = clusters[index].id.clone();
         for cluster in &mut clusters {
             let changes = topology::join::leave(&cluster.peers, |owner| owner.cluster_id == id);
-            let joint = Joint { changes: BTreeMap::from([(cluster.name.clone(), changes)]), notices: vec![] };
+            let joint = Joint { courses: BTreeMap::from([(cluster.name.clone(), Course { changes, ..Course::default() })]), notices: vec![] };
             apply(std::slice::from_mut(cluster), &joint);
             prop_assert_eq!(cluster.peers_of(&id).count(), 0);
             prop_assert!(cluster.peers.contains(&owned_by_absent) && cluster.peers.contains(&of_people));
