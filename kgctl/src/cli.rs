@@ -10,7 +10,7 @@ use clap::{
 };
 use topology::Granularity;
 
-use crate::{completion, showconf};
+use crate::{cluster, completion, showconf};
 
 /// What `kgctl --version` says after the name, as upstream words it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
@@ -114,6 +114,8 @@ impl GranularityChoice {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     Completion(completion::Completion),
     /// Print the mesh as a graph in Graphviz' DOT language.
     Graph,

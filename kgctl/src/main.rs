@@ -4,6 +4,7 @@
 mod absent;
 mod cidrs;
 mod cli;
+mod cluster;
 mod completion;
 #[cfg(test)]
 mod docs;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
 async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     let global = &cli.global;
     match &cli.command {
+        Command::Cluster(command) => cluster::run(command, global).await,
         Command::Completion(shell) => completion::run(shell),
         Command::Graph => graph::run(global).await,
         Command::Showconf(command) => showconf::run(command, global).await,

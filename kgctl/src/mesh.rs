@@ -10,7 +10,7 @@ use topology::{Granularity, Input, LeftOut, Membership, Node, Peer, Topology, Wa
 use crate::{cli::Global, outcome};
 
 /// How old a check-in may be: two of upstream's periods.
-const CHECK_IN_TIMEOUT: Duration = Duration::from_secs(60);
+pub const CHECK_IN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the mesh is if no leader says otherwise.
 const DEFAULT_SUBNET: &str = "10.4.0.0/16";
@@ -106,7 +106,11 @@ fn no_definition() -> Warning {
 }
 
 /// All nodes, ordered by name, and who of them is alive.
-fn decode_nodes(records: &[NodeRecord], options: &Options<'_>, warnings: &mut Vec<Warning>) -> (Vec<Node>, Membership) {
+pub fn decode_nodes(
+    records: &[NodeRecord],
+    options: &Options<'_>,
+    warnings: &mut Vec<Warning>,
+) -> (Vec<Node>, Membership) {
     let mut membership = Membership::new(CHECK_IN_TIMEOUT);
     let mut nodes = Vec::new();
     for record in records {

@@ -121,6 +121,11 @@ impl Client {
         &self.host
     }
 
+    /// The API server's URL.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// The client of a node that checks in so often.
     pub fn checking_in_every(self, period: Duration) -> Self {
         Self { period, ..self }

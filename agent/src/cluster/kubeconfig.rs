@@ -126,6 +126,16 @@ fn has_broken_token(user: &AuthInfo) -> bool {
     token.bytes().any(|byte| !(b' '..=b'~').contains(&byte))
 }
 
+/// The name of the context that a person means by these flags: `context`, else the current one. `None`
+/// if there is none, as in a pod, or the files cannot be read: connecting tells why.
+pub fn context_name(kubeconfig: Option<&Path>, context: Option<&str>) -> Option<String> {
+    if let Some(context) = context {
+        return Some(context.to_owned());
+    }
+    let Ok(Source::Files(files)) = Surroundings::here().source(kubeconfig, Path::exists) else { return None };
+    files.iter().find_map(|file| Kubeconfig::read_from(file).ok()?.current_context)
+}
+
 /// What is wrong with the choice of a context, if anything.
 fn check(file: &Kubeconfig, context: Option<&str>) -> Result<(), String> {
     let names: Vec<_> = file.contexts.iter().map(|context| context.name.as_str()).collect();

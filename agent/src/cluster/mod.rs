@@ -6,6 +6,7 @@
 
 mod client;
 mod error;
+mod join;
 mod kubeconfig;
 mod list;
 mod object;
@@ -16,7 +17,7 @@ mod watch;
 
 pub use client::{Client, ConnectError, PatchError};
 pub use error::ApiError;
-pub use kubeconfig::KubeconfigError;
+pub use kubeconfig::{KubeconfigError, context_name};
 pub use object::{NodeRecord, PeerRecord};
 pub use peers::PeerObject;
 pub use raw::{Answer, PodName};

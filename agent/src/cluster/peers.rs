@@ -25,7 +25,7 @@ pub struct PeerObject {
 }
 
 impl Client {
-    fn peer_api(&self) -> Api<DynamicObject> {
+    pub(super) fn peer_api(&self) -> Api<DynamicObject> {
         Api::all_with(self.kube.clone(), &peer_resource())
     }
 

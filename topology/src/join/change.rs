@@ -31,7 +31,7 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(since) => write!(f, "its segment has been missing since {since}"),
+            Self::Missing(_) => f.write_str("its segment has been missing for long enough"),
             Self::Superseded => f.write_str("another segment has its key or its addresses"),
             Self::Useless => f.write_str("it stands for nothing"),
             Self::Left => f.write_str("the clusters are no longer joined"),
@@ -114,18 +114,23 @@ pub(super) fn course(cluster: &Cluster, importer: &Cluster, pace: &Pace) -> Cour
 
 /// The change from `found` to `wanted`, if they differ.
 fn update(found: &Found, wanted: &JoinedPeer) -> Option<Change> {
-    let is_same = found.owner.as_ref() == Some(&wanted.owner)
-        && found.stale_since == wanted.stale_since
-        && found.peer.as_ref().is_some_and(|peer| says_the_same(peer, &wanted.peer));
-    (!is_same).then(|| Change::Update { found: Box::new(found.clone()), wanted: wanted.clone() })
+    let differs = !differences(found, wanted).is_empty();
+    differs.then(|| Change::Update { found: Box::new(found.clone()), wanted: wanted.clone() })
 }
 
-fn says_the_same(a: &Peer, b: &Peer) -> bool {
+/// What of `found` is not as it should be, in words.
+pub fn differences(found: &Found, wanted: &JoinedPeer) -> Vec<&'static str> {
+    let Some(peer) = &found.peer else { return vec!["validity"] };
     let allowed = |peer: &Peer| peer.allowed_ips.iter().copied().collect::<BTreeSet<IpNet>>();
-    a.key == b.key
-        && a.endpoint == b.endpoint
-        && a.persistent_keepalive == b.persistent_keepalive
-        && allowed(a) == allowed(b)
+    let parts = [
+        ("public key", peer.key != wanted.peer.key),
+        ("endpoint", peer.endpoint != wanted.peer.endpoint),
+        ("keepalive", peer.persistent_keepalive != wanted.peer.persistent_keepalive),
+        ("allowed IPs", allowed(peer) != allowed(&wanted.peer)),
+        ("labels", found.owner.as_ref() != Some(&wanted.owner)),
+        ("mark as stale", found.stale_since != wanted.stale_since),
+    ];
+    parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
 /// What the segments that are there have.

@@ -10,6 +10,7 @@ mod claim;
 mod name;
 mod object;
 mod offer;
+mod range;
 mod refusal;
 
 use std::{
@@ -22,10 +23,11 @@ use ipnet::IpNet;
 
 use crate::{Node, SegmentName, Topology};
 
-pub use change::{Change, Course, Reason};
+pub use change::{Change, Course, Reason, differences};
 pub use claim::{Claim, Kind};
 pub use name::{ClusterName, ClusterNameError};
 pub use object::{CLUSTER, CLUSTER_ID, Found, JoinedPeer, MANAGED_BY, MANAGER, Metadata, Owner, SEGMENT, STALE_SINCE};
+pub use range::service_range;
 pub use refusal::Refusal;
 
 /// What a cluster says of itself.
@@ -126,6 +128,13 @@ pub struct Joint {
     pub courses: BTreeMap<ClusterName, Course>,
     /// What should be known.
     pub notices: Vec<Notice>,
+}
+
+impl Joint {
+    /// Whether a cluster had to be left alone because nobody is there.
+    pub fn is_partial(&self) -> bool {
+        self.notices.iter().any(|notice| matches!(notice, Notice::Absent(_)))
+    }
 }
 
 /// What is to be done so that each of `clusters` has Peers for all segments of all others, or all

@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::ClusterName;
-use crate::{Endpoint, Peer, PeerName, SegmentName, peer};
+use crate::{
+    Endpoint, Peer, PeerName, SegmentName, manifest,
+    peer::{self, PeerSpec},
+};
 
 /// The label that says who manages an object (Kubernetes, "Recommended Labels").
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -131,35 +134,16 @@ fn owner(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, Strin
 }
 
 impl JoinedPeer {
-    /// The object in the form that `kubectl apply` takes.
+    /// The object as people apply it and as the API server takes it.
     pub fn object(&self) -> Value {
         let Self { peer, owner, stale_since } = self;
-        let allowed: Vec<String> = peer.allowed_ips.iter().map(ToString::to_string).collect();
-        let mut annotations = json!({CLUSTER_ID: owner.cluster_id, SEGMENT: owner.segment.as_str()});
+        let mut object = manifest::object(&peer.name, &PeerSpec::from(&peer.as_peer()));
+        let metadata = &mut object["metadata"];
+        metadata["labels"] = json!({MANAGED_BY: MANAGER, CLUSTER: owner.cluster.as_str()});
+        metadata["annotations"] = json!({CLUSTER_ID: owner.cluster_id, SEGMENT: owner.segment.as_str()});
         if let Some(since) = stale_since {
-            annotations[STALE_SINCE] = since.to_string().into();
+            metadata["annotations"][STALE_SINCE] = since.to_string().into();
         }
-        let mut spec = json!({"allowedIPs": allowed});
-        match &peer.endpoint {
-            None => {}
-            Some(Endpoint::Address(address)) => {
-                spec["endpoint"] = json!({"dnsOrIP": {"ip": address.ip()}, "port": address.port()});
-            }
-            Some(Endpoint::Name(name, port)) => spec["endpoint"] = json!({"dnsOrIP": {"dns": name}, "port": port}),
-        }
-        if !peer.persistent_keepalive.is_zero() {
-            spec["persistentKeepalive"] = peer.persistent_keepalive.0.into();
-        }
-        spec["publicKey"] = peer.key.to_string().into();
-        json!({
-            "apiVersion": format!("{}/{}", peer::GROUP, peer::VERSION),
-            "kind": peer::KIND,
-            "metadata": {
-                "name": peer.name.as_str(),
-                "labels": {MANAGED_BY: MANAGER, CLUSTER: owner.cluster.as_str()},
-                "annotations": annotations,
-            },
-            "spec": spec,
-        })
+        object
     }
 }

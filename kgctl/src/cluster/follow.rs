@@ -1,0 +1,293 @@
+//! `kgctl cluster join --watch`: stays, and keeps joined what was joined.
+//!
+//! Nodes are followed by watches, and who of them is alive is judged as agents do, by check-ins that
+//! arrive: while an API server is away, its cluster is taken to be as it was. Peers are read afresh
+//! before each change. A Peer is removed for a missing segment only when a fresh list of the nodes of its
+//! cluster, which was seen without a gap for as long as segments may be missing, does not have it either.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use agent::{
+    backoff::Backoff,
+    cluster::{Change as Seen, Event, NodeRecord, watch_nodes, watch_peers},
+    debounce::Debounce,
+};
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use topology::{
+    Membership, Node, annotations,
+    join::{Change, Cluster, Found, Joint, Reason, join},
+};
+
+use super::{
+    describe::{self, Reading},
+    join::{Party, print_lines, refusal, tell_once},
+};
+use crate::{mesh::CHECK_IN_TIMEOUT, outcome::Outcome};
+
+/// How often it is looked whether time has made a difference.
+const TICK: Duration = Duration::from_secs(2);
+
+/// The first and the longest pause after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// A cluster as its watches show it.
+struct Followed {
+    nodes: BTreeMap<String, Node>,
+    membership: Membership,
+    /// The Peers at the last look; `None`: there was none yet.
+    peers: Option<Vec<Found>>,
+    /// Whether the nodes are known, and were seen since.
+    is_listed: bool,
+    is_lost: bool,
+    /// Since when there was no gap, Unix seconds.
+    since: i64,
+}
+
+/// The clusters, and what was said of them.
+struct Follower {
+    party: Party,
+    clusters: Vec<Followed>,
+    start: Instant,
+    told: BTreeSet<String>,
+    /// The trouble that was told last: the same is not told again until there is none.
+    trouble: Option<String>,
+    backoff: Backoff,
+    not_before: Instant,
+}
+
+/// Follows the clusters until it is told to end.
+pub async fn run(party: Party) -> anyhow::Result<Outcome> {
+    let (sender, mut events) = mpsc::channel(1024);
+    let (_renew, renewal) = watch::channel(());
+    for (index, (connected, _)) in party.clusters.iter().enumerate() {
+        let (own, mut received) = mpsc::channel(64);
+        tokio::spawn(watch_nodes(connected.client.clone(), own.clone(), renewal.clone()));
+        tokio::spawn(watch_peers(connected.client.clone(), own, renewal.clone()));
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while let Some(event) = received.recv().await {
+                if sender.send((index, event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let mut follower = Follower::new(party)?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut tick = tokio::time::interval(TICK);
+    let mut debounce = Debounce::default();
+    loop {
+        let due = debounce.due();
+        tokio::select! {
+            Some((index, event)) = events.recv() => if follower.take(index, event)? {
+                debounce.note(Instant::now());
+            },
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                debounce.clear();
+                follower.reconcile().await?;
+            }
+            _ = tick.tick() => follower.reconcile().await?,
+            _ = terminate.recv() => return Ok(Outcome::Done),
+            _ = interrupt.recv() => return Ok(Outcome::Done),
+        }
+    }
+}
+
+/// A node without what changes at each check-in.
+fn lasting(node: &Node) -> Node {
+    Node { last_seen: 0, discovered_endpoints: BTreeMap::new(), ..node.clone() }
+}
+
+impl Followed {
+    fn new(now: i64) -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            membership: Membership::new(CHECK_IN_TIMEOUT),
+            peers: None,
+            is_listed: false,
+            is_lost: true,
+            since: now,
+        }
+    }
+
+    /// Takes in what a watch says of nodes, at the monotonic time `at`; tells whether more than check-ins changed.
+    fn take(&mut self, seen: Seen<NodeRecord>, reading: &Reading, at: Duration, now: i64) -> bool {
+        let decode = |record: &NodeRecord| annotations::decode(&record.as_object(), &reading.topology_label).0;
+        if std::mem::take(&mut self.is_lost) {
+            self.since = now;
+        }
+        let before = self.nodes.clone();
+        match seen {
+            Seen::Apply(record) => _ = self.nodes.insert(record.name.clone(), decode(&record)),
+            Seen::Delete(name) => _ = self.nodes.remove(&name),
+            Seen::Reset(records) => {
+                self.nodes = records.iter().map(|record| (record.name.clone(), decode(record))).collect();
+                self.is_listed = true;
+            }
+        }
+        let mut has_check_in = false;
+        for node in self.nodes.values() {
+            let old = before.get(node.name.as_str());
+            if old.is_none_or(|old| old.last_seen != node.last_seen) {
+                self.membership.observe(&node.name, node.last_seen, at, now);
+                has_check_in |= old.is_some();
+            }
+        }
+        for node in before.values().filter(|node| !self.nodes.contains_key(node.name.as_str())) {
+            self.membership.forget(&node.name);
+        }
+        if has_check_in {
+            // Somebody was heard: whoever is silent now is silent by itself.
+            self.membership.echo(at);
+        }
+        before.len() != self.nodes.len()
+            || self.nodes.iter().any(|(name, node)| before.get(name).map(lasting) != Some(lasting(node)))
+    }
+}
+
+impl Follower {
+    fn new(party: Party) -> anyhow::Result<Self> {
+        let now = describe::now()?;
+        let start = Instant::now();
+        let clusters = party.clusters.iter().map(|_| Followed::new(now)).collect();
+        let backoff = Backoff::new(RETRY.0, RETRY.1);
+        Ok(Self { party, clusters, start, told: BTreeSet::new(), trouble: None, backoff, not_before: start })
+    }
+
+    /// Takes in an event of a cluster; tells whether there may be something to do.
+    fn take(&mut self, index: usize, event: Event) -> anyhow::Result<bool> {
+        let now = describe::now()?;
+        let name = &self.party.clusters[index].0.name;
+        let cluster = &mut self.clusters[index];
+        match event {
+            Event::Node(seen) => Ok(cluster.take(seen, &self.party.reading, self.start.elapsed(), now)),
+            // What they are is read when it matters.
+            Event::Peer(_) => {
+                cluster.peers = None;
+                Ok(true)
+            }
+            Event::Unreadable { resource, error } => {
+                cluster.is_lost |= resource == "nodes";
+                self.trouble(format!("cluster {name}: {error}; it is taken to be as it was"));
+                Ok(false)
+            }
+        }
+    }
+
+    fn trouble(&mut self, what: String) {
+        if self.trouble.as_ref() != Some(&what) {
+            eprintln!("kgctl: {what}");
+            self.trouble = Some(what);
+        }
+    }
+
+    /// Does what there is to do, if anything; failures are told and tried again later.
+    async fn reconcile(&mut self) -> anyhow::Result<()> {
+        if Instant::now() < self.not_before || self.clusters.iter().any(|cluster| !cluster.is_listed) {
+            return Ok(());
+        }
+        match self.attempt().await {
+            Ok(()) => self.backoff.succeeded(),
+            Err(error) => {
+                self.trouble(format!("{error:#}"));
+                self.not_before = Instant::now() + self.backoff.delay();
+            }
+        }
+        Ok(())
+    }
+
+    async fn attempt(&mut self) -> anyhow::Result<()> {
+        let mut away = BTreeSet::new();
+        for index in 0..self.clusters.len() {
+            if self.clusters[index].peers.is_none() {
+                self.read_peers(index, &mut away).await;
+            }
+        }
+        let joint = self.decide()?;
+        if joint.courses.values().all(|course| course.changes.is_empty()) {
+            return self.settle(&away);
+        }
+        // Something is to be changed: not by what was known, but by what is.
+        for index in 0..self.clusters.len() {
+            self.read_peers(index, &mut away).await;
+        }
+        self.confirm_missing(&joint).await?;
+        let mut joint = self.decide()?;
+        joint.courses.retain(|name, _| !away.contains(name.as_str()));
+        let applied = self.party.apply(&joint).await;
+        print_lines(&applied.done)?;
+        self.clusters.iter_mut().for_each(|cluster| cluster.peers = None);
+        if applied.failed.len() > applied.conflicts {
+            anyhow::bail!("{}", applied.failed.join("; "));
+        }
+        self.settle(&away)
+    }
+
+    /// All that could be done is done.
+    fn settle(&mut self, away: &BTreeSet<String>) -> anyhow::Result<()> {
+        if away.is_empty() && self.clusters.iter().all(|cluster| !cluster.is_lost) {
+            self.trouble = None;
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Reads a cluster's Peers; if they cannot be read, those known stay, and nothing is written there.
+    async fn read_peers(&mut self, index: usize, away: &mut BTreeSet<String>) {
+        let connected = &self.party.clusters[index].0;
+        match connected.client.found_peers().await {
+            Ok(peers) => self.clusters[index].peers = Some(peers),
+            Err(error) => {
+                let name = connected.name.to_string();
+                self.trouble(format!("cluster {name}: {error}"));
+                away.insert(name);
+            }
+        }
+    }
+
+    /// Reads the nodes of clusters of which a Peer is to go because its segment is missing.
+    async fn confirm_missing(&mut self, joint: &Joint) -> anyhow::Result<()> {
+        let missing = |change: &Change| match change {
+            Change::Delete { found, reason: Reason::Missing(_) } => Some(found.owner.clone()?.cluster_id),
+            _ => None,
+        };
+        let ids: BTreeSet<String> =
+            joint.courses.values().flat_map(|course| &course.changes).filter_map(missing).collect();
+        for (index, (connected, identity)) in self.party.clusters.iter().enumerate() {
+            if ids.contains(&identity.id) {
+                let records = connected.client.nodes().await.with_context(|| format!("cluster {}", connected.name))?;
+                let (reading, at, now) = (&self.party.reading, self.start.elapsed(), describe::now()?);
+                self.clusters[index].take(Seen::Reset(records), reading, at, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be done by what is known.
+    fn decide(&mut self) -> anyhow::Result<Joint> {
+        let pace = self.party.pace()?;
+        let mut clusters: Vec<Cluster> = Vec::new();
+        for (followed, (connected, identity)) in self.clusters.iter_mut().zip(&self.party.clusters) {
+            if followed.is_lost {
+                followed.since = pace.now;
+            }
+            let nodes = followed.nodes.values().cloned().collect();
+            let peers = followed.peers.clone().unwrap_or_default();
+            let reading = &self.party.reading;
+            let cluster = describe::assemble(connected, identity, reading, nodes, &followed.membership, peers)?;
+            clusters.push(Cluster { followed_since: Some(followed.since), ..cluster });
+        }
+        let joint = join(&clusters, &pace).map_err(|refusals| anyhow::Error::msg(refusal(&refusals)))?;
+        joint.notices.iter().for_each(|notice| tell_once(&mut self.told, notice.to_string()));
+        Ok(joint)
+    }
+}
