@@ -3,16 +3,18 @@
 //! Order matters where a packet could go astray: a leader's interface gets its peers and addresses
 //! before routes lead to it, and loses its routes before it goes down. No failure stops the rest; what
 //! failed is tried again at the next reconciliation, because nothing is recorded that was not done.
-//! Without a device of ours, an interface of its name is somebody else's and is left alone.
+//! Without a device, an interface of its name is somebody else's and is left alone.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
-use topology::{DeviceDiff, DevicePlan, InterfaceName, PeerStatistics, Plan, Route, report::Backend};
+use topology::{
+    DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, Plan, Route, Seconds, report::Backend,
+};
 
 use crate::{
     backoff::Backoff,
-    device::{Device, DeviceError, DeviceFactory},
+    device::{Device, DeviceError, DeviceFactory, Made},
     host::{Facts, Failure, Host},
 };
 
@@ -26,12 +28,20 @@ struct Missing {
     retry_at: Instant,
 }
 
+/// The device that there is.
+struct Current {
+    device: Box<dyn Device>,
+    /// The kernel's number for its interface.
+    index: u32,
+}
+
 /// The device and the host, and what the device was told.
 pub struct Applier<H> {
     host: H,
     factory: Box<dyn DeviceFactory>,
     interface: InterfaceName,
-    device: Option<Box<dyn Device>>,
+    device: Option<Current>,
+    /// What the device was told, or had when it was taken.
     told: DevicePlan,
     missing: Option<Missing>,
     backoff: Backoff,
@@ -49,27 +59,32 @@ impl<H: Host> Applier<H> {
         &mut self.host
     }
 
-    /// What the device knows of its peers.
-    pub fn statistics(&self) -> Vec<PeerStatistics> {
-        self.device.as_ref().map(|device| device.statistics()).unwrap_or_default()
+    /// What the device knows of its peers. Those that somebody removed are set again, and those that
+    /// somebody added removed, when a plan is applied next.
+    pub async fn statistics(&mut self) -> Result<Vec<PeerStatistics>, Failure> {
+        let Some(current) = &mut self.device else { return Ok(Vec::new()) };
+        let known = current.device.statistics().await.map_err(|error| Failure::new("device", error))?;
+        let mut told = std::mem::take(&mut self.told.peers);
+        self.told.peers =
+            known.iter().map(|peer| (peer.key, told.remove(&peer.key).unwrap_or_else(stranger))).collect();
+        Ok(known)
     }
 
     /// Who moves the packets; `None` while there is no device.
     pub fn backend(&self) -> Option<Backend> {
-        self.device.as_ref().map(|device| device.backend())
+        self.device.as_ref().map(|current| current.device.backend())
     }
 
-    /// Makes device and host what `plan` says; `facts` are the host's at this moment.
-    pub async fn apply(&mut self, plan: &Plan, mtu: u16, facts: &Facts) -> Vec<Failure> {
+    /// Makes device and host what `plan` says, where there is a device.
+    pub async fn apply(&mut self, plan: &Plan, mtu: u16) -> Vec<Failure> {
         let mut failures = Vec::new();
         failures.extend(self.host.set_firewall(Some(&plan.firewall)).await);
-        failures.extend(self.ensure_device(mtu, facts));
         if self.device.is_none() {
             let elsewhere = |route: &&Route| route.dev != self.interface;
             failures.extend(self.host.set_routes(&plan.routes.iter().filter(elsewhere).cloned().collect()).await);
             failures.extend(self.host.set_rules(&plan.rules).await);
         } else if plan.device.up {
-            failures.extend(self.tell_device(&plan.device));
+            failures.extend(self.tell_device(&plan.device).await);
             failures.extend(self.host.set_addresses(&plan.addresses).await);
             failures.extend(self.host.set_link(true, mtu).await);
             failures.extend(self.host.set_rules(&plan.rules).await);
@@ -79,7 +94,7 @@ impl<H: Host> Applier<H> {
             failures.extend(self.host.set_rules(&plan.rules).await);
             failures.extend(self.host.set_link(false, mtu).await);
             failures.extend(self.host.set_addresses(&plan.addresses).await);
-            failures.extend(self.tell_device(&plan.device));
+            failures.extend(self.tell_device(&plan.device).await);
         }
         failures
     }
@@ -89,20 +104,27 @@ impl<H: Host> Applier<H> {
         self.missing.as_ref().map(|missing| missing.retry_at)
     }
 
-    /// Undoes everything, as far as possible.
-    pub async fn clean_up(&mut self) -> Vec<Failure> {
+    /// Undoes everything, as far as possible. An interface that can outlive the agent does, unless it is
+    /// to be deleted.
+    pub async fn clean_up(&mut self, delete_interface: bool) -> Vec<Failure> {
         let mut failures = self.host.set_routes(&BTreeSet::new()).await;
         failures.extend(self.host.set_rules(&BTreeSet::new()).await);
         failures.extend(self.host.set_firewall(None).await);
-        // The interface takes its addresses with it.
-        self.device = None;
         self.told = DevicePlan::default();
+        // The interface takes its addresses with it.
+        if let Some(current) = self.device.take().filter(|_| delete_interface)
+            && let Err(error) = current.device.delete().await
+        {
+            failures.push(Failure::new("device", error));
+        }
         failures
     }
 
-    /// Makes the device at the first call, and again when someone deleted the interface.
-    fn ensure_device(&mut self, mtu: u16, facts: &Facts) -> Option<Failure> {
-        if self.device.is_some() && !facts.interfaces.contains_key(&self.interface) {
+    /// Makes the device at the first call, and again when someone deleted the interface; `facts` are the
+    /// host's at this moment, and are good for one call.
+    pub async fn ensure_device(&mut self, mtu: u16, facts: &Facts) -> Option<Failure> {
+        let present = facts.interfaces.get(&self.interface).map(|interface| interface.index);
+        if self.device.as_ref().is_some_and(|current| Some(current.index) != present) {
             tracing::warn!(interface = %self.interface, "the interface was removed: it is made again");
             self.device = None;
         }
@@ -112,15 +134,16 @@ impl<H: Host> Applier<H> {
         if let Some(missing) = self.missing.as_ref().filter(|missing| Instant::now() < missing.retry_at) {
             return Some(missing.failure.clone());
         }
-        self.told = DevicePlan::default();
-        match self.make_device(mtu, facts) {
-            Ok(device) => {
-                self.device = Some(device);
+        match self.factory.create(mtu).await {
+            Ok(Made { device, index, present }) => {
+                self.device = Some(Current { device, index });
+                self.told = present;
                 self.missing = None;
                 self.backoff.succeeded();
                 None
             }
-            Err(failure) => {
+            Err(error) => {
+                let failure = Failure::new("device", error);
                 let retry_at = Instant::now() + self.backoff.delay();
                 self.missing = Some(Missing { failure: failure.clone(), retry_at });
                 Some(failure)
@@ -128,24 +151,13 @@ impl<H: Host> Applier<H> {
         }
     }
 
-    fn make_device(&self, mtu: u16, facts: &Facts) -> Result<Box<dyn Device>, Failure> {
-        if facts.interfaces.contains_key(&self.interface) {
-            let error = format!(
-                "interface {}: exists and was not made by this process; delete it, or pass another --interface",
-                self.interface
-            );
-            return Err(Failure::new("device", error));
-        }
-        self.factory.create(mtu).map_err(|error| Failure::new("device", error))
-    }
-
-    fn tell_device(&mut self, plan: &DevicePlan) -> Vec<Failure> {
-        let Some(device) = &mut self.device else { return Vec::new() };
+    async fn tell_device(&mut self, plan: &DevicePlan) -> Vec<Failure> {
+        let Some(current) = &mut self.device else { return Vec::new() };
         let diff = DeviceDiff::between(Some(&self.told), plan);
         if diff.is_empty() {
             return Vec::new();
         }
-        let errors = device.apply(&diff);
+        let errors = current.device.apply(&diff).await;
         self.told = plan.clone();
         for error in &errors {
             match error {
@@ -157,10 +169,22 @@ impl<H: Host> Applier<H> {
                         peer.endpoint = None;
                     });
                 }
-                DeviceError::Create { .. } => {}
+                // With another device everything is told anew.
+                _ => {}
             }
         }
         errors.into_iter().map(|error| Failure::new("device", error)).collect()
+    }
+}
+
+/// A peer that we did not set: no wanted one is equal to it.
+fn stranger() -> DevicePeer {
+    DevicePeer {
+        label: String::new(),
+        preshared_key: None,
+        endpoint: None,
+        persistent_keepalive: Seconds(0),
+        allowed_ips: BTreeSet::new(),
     }
 }
 

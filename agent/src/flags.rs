@@ -44,7 +44,7 @@ pub struct Args {
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
     pub clean_up: bool,
 
-    /// Remove the WireGuard interface on a clean stop; a userspace interface goes with its process in any case
+    /// Remove the kernel's WireGuard interface on a clean stop; one in userspace goes with its process in any case
     #[arg(long, value_name = boolean!(), default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
     pub clean_up_interface: bool,
@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(long, default_value = "", value_name = "PROVIDER")]
     pub compatibility: String,
 
-    /// Create the WireGuard interface
+    /// Create the WireGuard interface where there is none; false needs WireGuard of the kernel
     #[arg(long, value_name = boolean!(), default_value = "true", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
     pub create_interface: bool,
@@ -142,7 +142,7 @@ pub struct Args {
     #[arg(long, default_value = "topology.kubernetes.io/region", value_name = "LABEL")]
     pub topology_label: String,
 
-    /// WireGuard of the kernel or of this process; kernel is not available yet
+    /// WireGuard of the kernel or of this process; auto: the kernel's if it has it
     #[arg(long, default_value = "auto", value_name = "auto|kernel|userspace")]
     pub wireguard: WireGuard,
 
@@ -230,6 +230,12 @@ pub struct Options {
     pub cni_path: Option<PathBuf>,
     /// Undo everything on a clean stop.
     pub clean_up: bool,
+    /// Undo the WireGuard interface as well, where it can outlive the agent.
+    pub clean_up_interface: bool,
+    /// Make the WireGuard interface where there is none.
+    pub create_interface: bool,
+    /// Whose WireGuard to use.
+    pub wireguard: WireGuard,
     /// Also route between the nodes of one location.
     pub local_routes: bool,
     /// Announce the private address as endpoint.
@@ -280,6 +286,9 @@ impl Args {
             mtu: self.mtu,
             cni_path: self.cni.then_some(self.cni_path),
             clean_up: self.clean_up,
+            clean_up_interface: self.clean_up_interface,
+            create_interface: self.create_interface,
+            wireguard: self.wireguard,
             local_routes: self.local,
             prioritise_private_addresses: self.prioritise_private_addresses,
             listen: self.listen,
@@ -330,14 +339,11 @@ impl Args {
                 "is not available in this version: accept the pod CIDRs in the FORWARD chain yourself and pass false",
             );
         }
-        if self.wireguard == WireGuard::Kernel {
-            return usage("--wireguard", "kernel is not available in this version: pass auto or userspace");
-        }
-        if !self.create_interface {
+        if !self.create_interface && self.wireguard == WireGuard::Userspace {
             return usage(
                 "--create-interface",
                 "false needs an interface made by someone else, and WireGuard in userspace exists only in the process \
-                 that made it: leave the flag out",
+                 that made it: leave the flag out, or pass --wireguard=kernel",
             );
         }
         if self.clean_up_interface && !self.clean_up {

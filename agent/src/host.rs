@@ -31,6 +31,8 @@ impl Failure {
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
+    /// The kernel's number for it; another interface that gets its name has another one.
+    pub index: u32,
     /// Addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
     /// Largest packet in bytes.

@@ -27,5 +27,12 @@ pub mod state;
 pub mod told;
 pub mod writer;
 
+// So that what this crate's tests share with those in `tests/os` can name it in one way.
+#[cfg(test)]
+extern crate self as agent;
+#[cfg(test)]
+#[allow(unsafe_code, dead_code, reason = "each side uses its own part of it")]
+#[path = "../tests/os/namespace.rs"]
+mod namespace;
 #[cfg(test)]
 mod testing;

@@ -148,7 +148,9 @@ impl<H: Host> Mesh<H> {
                 }
                 () = self.resolver.changed() => self.debounce.note(Instant::now()),
                 // Its end is the end of the HTTP server, which does not go unnoticed.
-                Some(question) = channels.questions.recv() => drop(question.send(self.applier.statistics())),
+                Some(question) = channels.questions.recv() => {
+                    drop(question.send(self.applier.statistics().await.unwrap_or_default()));
+                }
                 progress = self.writer.progress() => self.on_progress(progress),
                 _ = resync.tick() => self.debounce.note(Instant::now()),
                 _ = check_in.tick() => self.check_in(&channels.renewal),
@@ -309,8 +311,16 @@ impl<H: Host> Mesh<H> {
         facts: &Facts,
         report: &watch::Sender<Report>,
     ) -> Vec<Failure> {
-        let behind_nat = nat::behind_nat(topology);
-        let discovered = nat::endpoints(&behind_nat, &self.applier.statistics(), SystemTime::now());
+        let mtu = mtu::choose(self.options.mtu, facts, &self.addresses.internal_ips);
+        // First of all, because a device that outlived the last agent knows where its peers are.
+        let mut failures = Vec::from_iter(self.applier.ensure_device(mtu, facts).await);
+        let discovered = match self.applier.statistics().await {
+            Ok(statistics) => nat::endpoints(&nat::behind_nat(topology), &statistics, SystemTime::now()),
+            Err(failure) => {
+                failures.push(failure);
+                self.findings.discovered_endpoints.clone()
+            }
+        };
         let prefer_v4 = self.addresses.external_ip.is_none_or(|ip| ip.is_ipv4());
         self.resolver.want(resolver::names(topology), prefer_v4);
         self.metrics.mesh(topology.segments.iter().map(|segment| segment.members.len()).sum(), topology.peers.len());
@@ -319,12 +329,11 @@ impl<H: Host> Mesh<H> {
             Err(error) => {
                 self.told.warnings(topology.warnings.iter());
                 self.told.idle(&error.to_string());
-                return Vec::new();
+                return failures;
             }
         };
         self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
-        let mtu = mtu::choose(self.options.mtu, facts, &self.addresses.internal_ips);
-        let failures = self.applier.apply(&plan, mtu, facts).await;
+        failures.extend(self.applier.apply(&plan, mtu).await);
         self.metrics.leads(plan.leader);
         report.send_modify(|report| {
             report.play(&plan, topology);
@@ -364,7 +373,7 @@ impl<H: Host> Mesh<H> {
         let name = self.name.clone();
         let metrics = self.metrics.clone();
         let host = async {
-            for Failure { doing, error } in self.applier.clean_up().await {
+            for Failure { doing, error } in self.applier.clean_up(self.options.clean_up_interface).await {
                 metrics.failed(doing);
                 error!(node = %name, doing, error, "left behind on the host");
             }

@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn it_follows_the_way_out_and_stays_usable() {
         let facts = |default: Option<&str>, eth0: u32, eth1: u32| {
-            let interface = |address: &str, mtu| Interface { addresses: vec![address.parse().unwrap()], mtu };
+            let interface = |address: &str, mtu| Interface { index: 0, addresses: vec![address.parse().unwrap()], mtu };
             Facts {
                 default_interface: default.map(Into::into),
                 interfaces: [

@@ -18,14 +18,14 @@ use tracing::{info, warn};
 use crate::{
     apply::Applier,
     cluster::{self, Client},
-    device::Userspace,
+    device::{self, DeviceFactory, choice::Choice},
     flags::Options,
     health::Pulse,
     http,
     mesh::{Channels, Mesh},
     metrics::Metrics,
     os::{
-        self, Linux, Settings,
+        self, Linux, Netlink, Settings,
         key::{KeyPair, Origin},
     },
     probe::Prober,
@@ -61,7 +61,8 @@ async fn run(options: Options) -> Result<()> {
     let host = open_host(&options, &name)?;
     let host_changes = os::watch::subscribe()?;
     let (interface, granularity, version) = (&options.interface, options.granularity, env!("CARGO_PKG_VERSION"));
-    info!(node = %name, key = %key.public, %interface, %granularity, version, wireguard = "userspace", "agent started");
+    info!(node = %name, key = %key.public, %interface, %granularity, version, "agent started");
+    let factory = device_factory(&options, &key).await?;
 
     let stop = CancellationToken::new();
     let metrics = Arc::new(Metrics::default());
@@ -87,8 +88,7 @@ async fn run(options: Options) -> Result<()> {
         granularity: options.granularity,
         prioritise_private_addresses: options.prioritise_private_addresses,
     };
-    let factory = Userspace { interface: options.interface.clone(), key: key.secret, mark: 0 };
-    let applier = Applier::new(host, Box::new(factory), options.interface.clone());
+    let applier = Applier::new(host, factory, options.interface.clone());
     let resolver = Resolver::new(resolver::system(), options.resync_period);
     let writer = Writer::new(client, name.to_string());
     let mesh = Mesh::new(options, name, identity, applier, resolver, writer, metrics);
@@ -134,6 +134,20 @@ fn open_host(options: &Options, name: &NodeName) -> Result<Linux> {
         conflist: options.cni_path.clone(),
     };
     Ok(Linux::open(settings)?)
+}
+
+/// What makes the kind of device that the flags and the kernel allow.
+async fn device_factory(options: &Options, key: &KeyPair) -> Result<Box<dyn DeviceFactory>> {
+    let netlink = Netlink::open()?;
+    let settings = device::Settings {
+        interface: options.interface.clone(),
+        key: key.secret.clone(),
+        mark: 0,
+        make: options.create_interface,
+    };
+    let Choice { backend, reason } = device::choice::choose(options.wireguard, settings.make, &netlink).await;
+    info!(wireguard = %backend, reason, "WireGuard chosen");
+    Ok(device::factory(backend, netlink, settings))
 }
 
 /// Runs `task`, which has no reason to end, and says so if it does.

@@ -5,12 +5,19 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use futures::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use ipnet::IpNet;
-use topology::{DeviceDiff, DevicePlan, Firewall, PeerStatistics, PublicKey, Route, Rule, report::Backend};
+use topology::{
+    DeviceDiff, DevicePeer, DevicePlan, Firewall, InterfaceName, PeerStatistics, PublicKey, Route, Rule,
+    report::Backend,
+};
 
 use crate::{
-    device::{Device, DeviceError, DeviceFactory},
-    host::{Facts, Failure, Host},
+    device::{Cause, Device, DeviceError, DeviceFactory, Made},
+    host::{Facts, Failure, Host, Interface},
 };
 
 /// What host and device are like.
@@ -26,6 +33,10 @@ pub struct World {
     pub pod_ranges: Vec<IpNet>,
     /// The device while it exists, as it was told to be.
     pub device: Option<DevicePlan>,
+    /// A device that outlived the last agent, with what it has.
+    pub left_behind: Option<DevicePlan>,
+    /// How many devices there were.
+    pub made: u32,
     pub statistics: Vec<PeerStatistics>,
     /// What was called, in order; only calls that change something.
     pub calls: Vec<String>,
@@ -113,48 +124,97 @@ impl Host for Fake {
 }
 
 impl DeviceFactory for Fake {
-    fn create(&self, mtu: u16) -> Result<Box<dyn Device>, DeviceError> {
-        let mut world = self.world();
-        if world.no_device {
-            world.calls.push("create fails".to_owned());
-            let interface = "kilo0".into();
-            return Err(DeviceError::Create { interface, source: engine::Error::Closed });
-        }
-        world.device = Some(DevicePlan::default());
-        world.facts.interfaces.insert("kilo0".into(), crate::host::Interface::default());
-        world.mtu = mtu;
-        (world.up, world.addresses) = (false, BTreeSet::new());
-        world.calls.push("create".to_owned());
-        Ok(Box::new(self.clone()))
+    fn create(&self, mtu: u16) -> BoxFuture<'_, Result<Made, DeviceError>> {
+        ready(self.create_now(mtu)).boxed()
     }
 }
 
-impl Device for Fake {
-    fn apply(&mut self, diff: &DeviceDiff) -> Vec<DeviceError> {
+impl Fake {
+    fn create_now(&self, mtu: u16) -> Result<Made, DeviceError> {
+        let mut world = self.world();
+        let interface = InterfaceName::from("kilo0");
+        if world.no_device {
+            world.calls.push("create fails".to_owned());
+            return Err(DeviceError::Create { interface, source: "the test says so".into() });
+        }
+        if world.facts.interfaces.contains_key(&interface) && world.left_behind.is_none() {
+            return Err(DeviceError::Taken { interface, kind: "dummy".to_owned() });
+        }
+        world.made += 1;
+        let index = world.made;
+        world.facts.interfaces.insert(interface, Interface { index, ..Interface::default() });
+        let call = if world.left_behind.is_some() { "take" } else { "create" };
+        world.calls.push(call.to_owned());
+        let present = match world.left_behind.take() {
+            Some(present) => present,
+            None => {
+                (world.up, world.mtu, world.addresses) = (false, mtu, BTreeSet::new());
+                DevicePlan::default()
+            }
+        };
+        world.device = Some(present.clone());
+        Ok(Made { device: Box::new(self.clone()), index, present })
+    }
+
+    fn apply_now(&self, diff: &DeviceDiff) -> Vec<DeviceError> {
         let World { calls, device, refused, port_taken, .. } = &mut *self.world();
         let device = device.as_mut().expect("the agent tells only a device that it made");
         diff.remove.iter().for_each(|key| _ = device.peers.remove(key));
-        let mut names = BTreeMap::new();
+        let (mut names, mut owners) = (BTreeMap::new(), BTreeMap::new());
         let mut errors = Vec::new();
+        let no = || Cause::from("the test says so");
         match diff.listen_port {
-            Some(port) if *port_taken => errors.push(DeviceError::ListenPort { port, source: engine::Error::Closed }),
+            Some(port) if *port_taken => errors.push(DeviceError::ListenPort { port, source: no() }),
             Some(port) => device.listen_port = port,
             None => {}
         }
         for (key, peer) in &diff.set {
             if refused.contains(key) {
-                errors.push(DeviceError::Peer { key: *key, label: peer.label.clone(), source: engine::Error::OwnKey });
-            } else {
-                device.peers.insert(*key, peer.clone());
-                names.insert(*key, peer.label.clone());
+                errors.push(DeviceError::Peer { key: *key, label: peer.label.clone(), source: no() });
+                continue;
             }
+            owners.extend(peer.allowed_ips.iter().map(|network| (*network, *key)));
+            let endpoint = peer.endpoint.or_else(|| device.peers.get(key)?.endpoint);
+            device.peers.insert(*key, DevicePeer { endpoint, ..peer.clone() });
+            names.insert(*key, peer.label.clone());
+        }
+        for (key, peer) in &mut device.peers {
+            peer.allowed_ips.retain(|network| owners.get(network).is_none_or(|owner| owner == key));
         }
         calls.push(format!("device -{} +{}", diff.remove.len(), names.into_values().collect::<Vec<_>>().join(" +")));
         errors
     }
 
-    fn statistics(&self) -> Vec<PeerStatistics> {
-        self.world().statistics.clone()
+    fn statistics_now(&self) -> Vec<PeerStatistics> {
+        let world = self.world();
+        let known = |key: &PublicKey| world.statistics.iter().find(|peer| peer.key == *key).cloned();
+        let peers = world.device.iter().flat_map(|device| &device.peers);
+        let unknown = |(key, peer): (&PublicKey, &DevicePeer)| PeerStatistics {
+            key: *key,
+            endpoint: peer.endpoint,
+            last_handshake: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        };
+        peers.map(|peer| known(peer.0).unwrap_or_else(|| unknown(peer))).collect()
+    }
+}
+
+impl Device for Fake {
+    fn apply<'a>(&'a mut self, diff: &'a DeviceDiff) -> BoxFuture<'a, Vec<DeviceError>> {
+        ready(self.apply_now(diff)).boxed()
+    }
+
+    fn statistics(&mut self) -> BoxFuture<'_, Result<Vec<PeerStatistics>, DeviceError>> {
+        ready(Ok(self.statistics_now())).boxed()
+    }
+
+    fn delete(self: Box<Self>) -> BoxFuture<'static, Result<(), DeviceError>> {
+        let mut world = self.world();
+        world.facts.interfaces.remove(&InterfaceName::from("kilo0"));
+        world.device = None;
+        world.calls.push("delete".to_owned());
+        ready(Ok(())).boxed()
     }
 
     fn backend(&self) -> Backend {

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -33,6 +34,16 @@ pub enum Backend {
     /// One that this version does not know of.
     #[serde(other)]
     Unknown,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Userspace => "userspace",
+            Self::Kernel => "kernel",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// One thing that could not be done to the host when the plan was last applied.

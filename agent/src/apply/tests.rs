@@ -1,6 +1,6 @@
 //! The order of steps, and what failures leave to be done.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use topology::{DevicePeer, MAIN_TABLE, PublicKey, Route, Seconds};
 
@@ -54,8 +54,14 @@ impl Lab {
 
     async fn apply(&mut self, plan: &Plan) -> (Vec<Failure>, Vec<String>) {
         let facts = self.fake.world().facts.clone();
-        let failures = self.applier.apply(plan, 1420, &facts).await;
+        let mut failures = Vec::from_iter(self.applier.ensure_device(1420, &facts).await);
+        failures.extend(self.applier.apply(plan, 1420).await);
         (failures, self.fake.take_calls())
+    }
+
+    /// Where the device sends what is for the first peer.
+    fn endpoint(&self) -> Option<SocketAddr> {
+        self.fake.world().device.as_ref().unwrap().peers[&key(1)].endpoint
     }
 }
 
@@ -64,7 +70,7 @@ async fn routes_come_last_to_a_new_leader_and_go_first_from_an_old_one() {
     let mut lab = Lab::new();
     let (failures, calls) = lab.apply(&leader()).await;
     assert_eq!(failures, []);
-    assert_eq!(calls, ["firewall", "create", "device -0 +a +b", "addresses", "link up", "routes"]);
+    assert_eq!(calls, ["create", "firewall", "device -0 +a +b", "addresses", "link up", "routes"]);
     assert_eq!(lab.apply(&leader()).await, (vec![], vec![]), "nothing is left to do");
     let (_, calls) = lab.apply(&member()).await;
     assert_eq!(calls, ["routes", "link down", "addresses", "device -2 +"]);
@@ -77,7 +83,7 @@ async fn what_failed_is_tried_again_and_stops_nothing_else() {
     lab.fake.world().routes_fail = true;
     let (failures, calls) = lab.apply(&leader()).await;
     assert_eq!(failures.iter().map(|failure| failure.doing).collect::<Vec<_>>(), ["device", "routes"]);
-    assert_eq!(calls, ["firewall", "create", "device -0 +b", "addresses", "link up"]);
+    assert_eq!(calls, ["create", "firewall", "device -0 +b", "addresses", "link up"]);
     lab.fake.world().refused.clear();
     lab.fake.world().routes_fail = false;
     assert_eq!(lab.apply(&leader()).await, (vec![], vec!["device -0 +a".to_owned(), "routes".to_owned()]));
@@ -111,20 +117,53 @@ async fn a_peer_that_could_not_be_set_is_still_removed_later() {
 
 #[tokio::test]
 async fn an_endpoint_is_told_only_when_it_is_another_one() {
-    let endpoint = |lab: &Lab| lab.fake.world().device.as_ref().unwrap().peers[&key(1)].endpoint;
     let mut lab = Lab::new();
     let mut plan = leader();
     let told = "192.0.2.1:1".parse().ok();
     plan.device.peers.insert(key(1), DevicePeer { endpoint: told, ..peer("a") });
     lab.apply(&plan).await;
-    assert_eq!(endpoint(&lab), told);
+    assert_eq!(lab.endpoint(), told);
+    let roamed = "192.0.2.9:9".parse().ok();
+    lab.fake.world().device.as_mut().unwrap().peers.get_mut(&key(1)).unwrap().endpoint = roamed;
     plan.device.peers.insert(key(1), DevicePeer { endpoint: told, ..peer("renamed") });
-    lab.apply(&plan).await;
-    assert_eq!(endpoint(&lab), None, "the device keeps what it knows");
+    assert_eq!(lab.apply(&plan).await.1, ["device -0 +renamed"]);
+    assert_eq!(lab.endpoint(), roamed, "the device keeps what it knows");
     let other = "192.0.2.2:1".parse().ok();
     plan.device.peers.insert(key(1), DevicePeer { endpoint: other, ..peer("renamed") });
     lab.apply(&plan).await;
-    assert_eq!(endpoint(&lab), other);
+    assert_eq!(lab.endpoint(), other);
+}
+
+#[tokio::test]
+async fn a_device_that_outlived_the_last_agent_keeps_its_peers_but_for_those_that_nobody_wants() {
+    let mut lab = Lab::new();
+    let seen = DevicePeer { endpoint: "192.0.2.1:1".parse().ok(), ..peer("") };
+    let peers = BTreeMap::from([(key(1), seen.clone()), (key(9), peer(""))]);
+    lab.fake.world().left_behind = Some(DevicePlan { up: false, listen_port: 51820, peers });
+    lab.fake.world().facts.interfaces.insert("kilo0".into(), crate::host::Interface::default());
+    let mut plan = leader();
+    plan.device.peers.insert(key(1), DevicePeer { label: "a".to_owned(), ..seen.clone() });
+    let (failures, calls) = lab.apply(&plan).await;
+    assert_eq!(failures, []);
+    assert_eq!(calls, ["take", "firewall", "device -1 +a +b", "addresses", "link up", "mtu 1420", "routes"]);
+    assert_eq!(lab.endpoint(), seen.endpoint);
+    assert_eq!(lab.apply(&plan).await, (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn peers_that_others_removed_come_back_and_those_they_added_go() {
+    let mut lab = Lab::new();
+    lab.apply(&leader()).await;
+    {
+        let mut world = lab.fake.world();
+        let peers = &mut world.device.as_mut().unwrap().peers;
+        peers.remove(&key(1));
+        peers.insert(key(9), peer("somebody's"));
+    }
+    assert_eq!(lab.applier.statistics().await.unwrap().len(), 2);
+    assert_eq!(lab.apply(&leader()).await, (vec![], vec!["device -1 +a".to_owned()]));
+    lab.applier.statistics().await.unwrap();
+    assert_eq!(lab.apply(&leader()).await, (vec![], vec![]));
 }
 
 #[tokio::test]
@@ -140,6 +179,19 @@ async fn an_interface_that_someone_removed_is_made_again_with_everything() {
     let (failures, calls) = lab.apply(&leader()).await;
     assert_eq!(failures, []);
     assert_eq!(calls, ["create", "device -0 +a +b", "addresses", "link up", "routes"]);
+}
+
+#[tokio::test]
+async fn another_interface_of_the_same_name_is_another_device() {
+    let mut lab = Lab::new();
+    lab.apply(&leader()).await;
+    {
+        let mut world = lab.fake.world();
+        world.facts.interfaces.insert("kilo0".into(), crate::host::Interface { index: 77, ..Default::default() });
+        world.left_behind = Some(DevicePlan::default());
+    }
+    let (failures, calls) = lab.apply(&leader()).await;
+    assert_eq!((failures, calls), (vec![], vec!["take".to_owned(), "device -0 +a +b".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,18 +221,28 @@ async fn a_device_that_cannot_be_made_is_a_failure_also_before_it_is_tried_again
     let mut lab = Lab::new();
     lab.fake.world().no_device = true;
     let (failures, calls) = lab.apply(&leader()).await;
-    assert_eq!((failures.len(), calls), (1, vec!["firewall".to_owned(), "create fails".to_owned()]));
+    assert_eq!((failures.len(), calls), (1, vec!["create fails".to_owned(), "firewall".to_owned()]));
     assert_eq!(lab.apply(&leader()).await, (failures, vec![]));
     tokio::time::sleep_until(lab.applier.retry_at().unwrap()).await;
     assert_eq!(lab.apply(&leader()).await.1, ["create fails"]);
 }
 
 #[tokio::test]
-async fn cleaning_up_leaves_nothing() {
+async fn the_interface_is_deleted_if_that_is_asked_for() {
     let mut lab = Lab::new();
     lab.apply(&leader()).await;
-    assert_eq!(lab.applier.clean_up().await, []);
+    lab.fake.take_calls();
+    assert_eq!(lab.applier.clean_up(true).await, []);
+    assert_eq!(lab.fake.take_calls(), ["routes", "firewall", "delete"]);
+}
+
+#[tokio::test]
+async fn cleaning_up_leaves_nothing_but_what_may_outlive_the_agent() {
+    let mut lab = Lab::new();
+    lab.apply(&leader()).await;
+    assert_eq!(lab.applier.clean_up(false).await, []);
+    assert_eq!(lab.applier.statistics().await, Ok(vec![]));
     let world = lab.fake.world();
     assert!(world.routes.is_empty() && world.rules.is_empty() && world.firewall.is_none());
-    assert!(lab.applier.statistics().is_empty());
+    assert!(!world.calls.contains(&"delete".to_owned()));
 }

@@ -23,6 +23,9 @@ fn the_defaults_are_kilos() {
             mtu: Mtu::Auto,
             cni_path: Some("/etc/cni/net.d/10-kilo.conflist".into()),
             clean_up: true,
+            clean_up_interface: false,
+            create_interface: true,
+            wireguard: WireGuard::Auto,
             local_routes: true,
             prioritise_private_addresses: false,
             listen: "[::]:1107".into(),
@@ -45,12 +48,13 @@ fn each_flag_does_what_it_says() {
     let table: &[(&[&str], Change)] = &[
         (&["--backend=kubernetes"], |_| {}),
         (&["--clean-up=false"], |o| o.clean_up = false),
-        (&["--clean-up", "--clean-up-interface"], |_| {}),
+        (&["--clean-up", "--clean-up-interface"], |o| o.clean_up_interface = true),
         (&["--cni=false"], |o| o.cni_path = None),
         (&["--cni=F"], |o| o.cni_path = None),
         (&["--cni-path=/x"], |o| o.cni_path = Some("/x".into())),
         (&["--compatibility="], |_| {}),
         (&["--create-interface"], |_| {}),
+        (&["--create-interface=false"], |o| o.create_interface = false),
         (&["--hostname=a"], |o| o.node = Some("a".into())),
         (&["--hostname", "a"], |o| o.node = Some("a".into())),
         (&["--interface=wg7"], |o| o.interface = "wg7".into()),
@@ -81,7 +85,8 @@ fn each_flag_does_what_it_says() {
             o.subnets = ["fd05::/64", "10.5.0.0/16"].map(|net| net.parse().unwrap()).to_vec();
         }),
         (&["--topology-label=zone"], |o| o.topology_label = "zone".into()),
-        (&["--wireguard=userspace"], |_| {}),
+        (&["--wireguard=userspace"], |o| o.wireguard = WireGuard::Userspace),
+        (&["--wireguard=kernel"], |o| o.wireguard = WireGuard::Kernel),
         (&["--check-in-period=2s"], |o| {
             o.check_in_period = Duration::from_secs(2);
             o.silence_limit = Duration::from_secs(4);
@@ -100,8 +105,8 @@ fn what_cannot_be_done_is_refused_by_name() {
         (&["--backend=etcd"][..], "--backend"),
         (&["--compatibility=flannel"], "--compatibility"),
         (&["--iptables-forward-rules"], "--iptables-forward-rules"),
-        (&["--wireguard=kernel"], "--wireguard"),
-        (&["--create-interface=false"], "--create-interface"),
+        (&["--wireguard=boringtun"], "--wireguard"),
+        (&["--create-interface=false", "--wireguard=userspace"], "--create-interface"),
         (&["--clean-up-interface", "--clean-up=false"], "--clean-up-interface"),
         (&["--interface=much-too-long-name"], "--interface"),
         (&["--interface=a/b"], "--interface"),

@@ -29,6 +29,8 @@ const KEYS: [&str; 3] = [
     "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=",
 ];
 
+const PEERS_KEY: &str = "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ=";
+
 struct Lab {
     fake: Fake,
     metrics: Arc<Metrics>,
@@ -70,7 +72,7 @@ fn me() -> NodeRecord {
 
 fn peer(name: &str, dns: &str) -> PeerRecord {
     let endpoint = json!({"dnsOrIP": {"dns": dns}, "port": 51820});
-    let spec = json!({"publicKey": KEYS[2], "allowedIPs": ["10.5.0.1/32"], "endpoint": endpoint});
+    let spec = json!({"publicKey": PEERS_KEY, "allowedIPs": ["10.5.0.1/32"], "endpoint": endpoint});
     PeerRecord { name: name.to_owned(), spec }
 }
 
@@ -82,8 +84,11 @@ impl Lab {
 
     async fn start_at(api_server: &str, check_in_period: &str) -> Self {
         let fake = Fake::default();
-        let eth0 =
-            Interface { addresses: vec!["192.0.2.100/24".parse().unwrap(), "10.0.0.1/24".parse().unwrap()], mtu: 1500 };
+        let eth0 = Interface {
+            index: 2,
+            addresses: vec!["192.0.2.100/24".parse().unwrap(), "10.0.0.1/24".parse().unwrap()],
+            mtu: 1500,
+        };
         fake.world().facts.interfaces.insert("eth0".into(), eth0);
         fake.world().facts.default_interface = Some("eth0".into());
         let flags = ["kg", "--encapsulate=never", "--resync-period=1h", "--check-in-period", check_in_period];
@@ -242,7 +247,7 @@ async fn what_became_of_the_plan_is_reported_and_questions_are_answered() {
     lab.fake.world().statistics = vec![known.clone()];
     let (question, answer) = oneshot::channel();
     lab.questions.send(question).await.unwrap();
-    assert_eq!(answer.await, Ok(vec![known]));
+    assert!(answer.await.unwrap().contains(&known));
 
     lab.fake.world().routes_fail = true;
     lab.nodes(Change::Delete("c".to_owned())).await;

@@ -55,6 +55,14 @@ pub enum Error {
     /// There is no way to talk to the kernel.
     #[error("cannot open a netlink socket: {0}")]
     Socket(#[source] io::Error),
+    /// The kernel has no such family of generic netlink, or does not let us use it.
+    #[error("cannot use the kernel's interface {name}: {source}")]
+    Family {
+        /// The family.
+        name: &'static str,
+        /// Why.
+        source: Refusal,
+    },
     /// The kernel did not tell what is there.
     #[error("cannot list {what}: {source}")]
     List {
@@ -168,6 +176,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// The kernel's error number, if it was the kernel that refused.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Family { source, .. }
+            | Self::List { source, .. }
+            | Self::Link { source, .. }
+            | Self::Address { source, .. }
+            | Self::Route { source, .. }
+            | Self::Rule { source, .. } => source.errno(),
+            Self::Socket(source) => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// `source` happened while doing `action` to the file at `path`.
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self::File { action, path: path.into(), source }

@@ -34,12 +34,12 @@ pub async fn gather(netlink: &Netlink, hostname: &[IpAddr]) -> Result<Facts, Err
     let assigned = addresses::list(netlink, None).await?;
     let default = default_link(netlink).await?;
     let default_interface = links.iter().find(|link| Some(link.index) == default).map(|link| link.name.clone());
-    let of = |link: &links::Link| {
+    let interface = |link: &links::Link| {
         let usable = assigned.iter().filter(|assigned| assigned.link == link.index && assigned.lasting && link.up);
-        usable.map(|assigned| assigned.address).collect()
+        Interface { index: link.index, addresses: usable.map(|assigned| assigned.address).collect(), mtu: link.mtu }
     };
     let interfaces: BTreeMap<InterfaceName, Interface> =
-        links.iter().map(|link| (link.name.clone(), Interface { addresses: of(link), mtu: link.mtu })).collect();
+        links.iter().map(|link| (link.name.clone(), interface(link))).collect();
     Ok(Facts { hostname: hostname.to_vec(), default_interface, interfaces })
 }
 

@@ -2,7 +2,7 @@
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 use topology::InterfaceName;
 
@@ -15,23 +15,45 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: InterfaceName,
+    /// What drives it, as `ip link` calls it: `veth`, `tun`, `wireguard`, …; `device` where the kernel has no
+    /// word for it.
+    pub kind: String,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
 }
 
+impl Link {
+    /// Whether it is one of the kernel's own WireGuard interfaces; one in userspace is a `tun`.
+    pub fn is_wireguard(&self) -> bool {
+        self.kind == InfoKind::Wireguard.to_string()
+    }
+}
+
 fn parse(message: &LinkMessage) -> Option<Link> {
     let mut name = None;
+    let mut kind = "device".to_owned();
     let mut mtu = 0;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(InterfaceName::from(text.as_str())),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
+            LinkAttribute::LinkInfo(information) => {
+                kind = information.iter().find_map(named_kind).unwrap_or(kind);
+            }
             _ => {}
         }
     }
-    Some(Link { index: message.header.index, name: name?, mtu, up: message.header.flags.contains(LinkFlags::Up) })
+    let up = message.header.flags.contains(LinkFlags::Up);
+    Some(Link { index: message.header.index, name: name?, kind, mtu, up })
+}
+
+fn named_kind(information: &LinkInfo) -> Option<String> {
+    match information {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
 }
 
 /// All interfaces.
@@ -99,6 +121,18 @@ pub async fn delete(netlink: &Netlink, link: &Link) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Makes a WireGuard interface of the kernel, down, with an MTU in bytes. The kernel loads its module;
+/// `EOPNOTSUPP` means that it has none.
+pub async fn create_wireguard(netlink: &Netlink, name: &InterfaceName, mtu: u16) -> Result<(), Refusal> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_string()),
+        LinkAttribute::Mtu(mtu.into()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]),
+    ];
+    create(netlink, message).await
 }
 
 /// Creates what `message` describes.

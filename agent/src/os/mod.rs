@@ -11,6 +11,7 @@ mod error;
 pub mod facts;
 mod file;
 pub mod firewall;
+pub mod generic;
 pub mod kernel;
 pub mod key;
 pub mod links;

@@ -1,19 +1,20 @@
-//! Requests to the kernel over one rtnetlink(7) socket.
+//! Requests to the kernel over one netlink(7) socket.
 //!
-//! A thin layer of our own over the connection of `rtnetlink`, because three things matter that its
-//! request types hide: whether a dump was consistent (`NLM_F_DUMP_INTR`), the kernel's explanation of
+//! A thin layer of our own over the connection of `netlink-proto`, because three things matter that the
+//! request types of `rtnetlink` and `genetlink` hide: whether a dump was consistent (`NLM_F_DUMP_INTR`), the kernel's explanation of
 //! an error (extended acknowledgement, linux/netlink.h), and that a second dump on one socket fails
 //! with `EBUSY` while the first one runs.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload, NlasIterator,
+    ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
 };
-use rtnetlink::sys::AsyncSocket;
+use rtnetlink::proto::{ConnectionHandle, new_connection};
+use rtnetlink::sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::sync::Mutex;
 
 use super::{Error, Refusal};
@@ -30,18 +31,33 @@ const HEADER: usize = 16;
 /// Attribute of an extended acknowledgement that carries text.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// The socket of the network namespace that it was opened in. Clones share it.
+/// What can be sent and received over a [`Channel`].
+pub trait Message: NetlinkSerializable + NetlinkDeserializable + fmt::Debug + Clone + Send + Unpin + 'static {}
+
+impl<T: NetlinkSerializable + NetlinkDeserializable + fmt::Debug + Clone + Send + Unpin + 'static> Message for T {}
+
+/// A socket of one netlink protocol, in the network namespace that it was opened in. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Netlink {
-    handle: rtnetlink::Handle,
+pub struct Channel<T: fmt::Debug> {
+    handle: ConnectionHandle<T>,
     dumps: Arc<Mutex<()>>,
 }
 
+/// A socket for links, addresses, routes and rules (rtnetlink(7)).
+pub type Netlink = Channel<RouteNetlinkMessage>;
+
 impl Netlink {
+    /// Opens a socket in the calling thread's network namespace.
+    pub fn open() -> Result<Self, Error> {
+        Self::to(NETLINK_ROUTE)
+    }
+}
+
+impl<T: Message> Channel<T> {
     /// Opens a socket in the calling thread's network namespace. Its task runs in the current tokio
     /// runtime and ends with the last clone; if it should end before, every request says so.
-    pub fn open() -> Result<Self, Error> {
-        let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+    pub(super) fn to(protocol: isize) -> Result<Self, Error> {
+        let (mut connection, handle, _) = new_connection::<T>(protocol).map_err(Error::Socket)?;
         // So that the end of a dump and an acknowledgement differ from a closed socket.
         connection.set_forward_done(true);
         connection.set_forward_ack(true);
@@ -55,7 +71,7 @@ impl Netlink {
     }
 
     /// Everything that `request` lists, read in one consistent piece.
-    pub(super) async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+    pub(super) async fn dump(&self, request: T) -> Result<Vec<T>, Refusal> {
         let _one_at_a_time = self.dumps.lock().await;
         for attempt in 1..=DUMP_ATTEMPTS {
             match self.dump_once(request.clone()).await {
@@ -71,7 +87,7 @@ impl Netlink {
     }
 
     /// `None` if something changed while the kernel walked the list.
-    async fn dump_once(&self, request: RouteNetlinkMessage) -> Result<Option<Vec<RouteNetlinkMessage>>, Refusal> {
+    async fn dump_once(&self, request: T) -> Result<Option<Vec<T>>, Refusal> {
         let mut list = Vec::new();
         let mut consistent = true;
         let mut answers = self.send(request, NLM_F_DUMP)?;
@@ -89,7 +105,7 @@ impl Netlink {
     }
 
     /// The one answer to `request`.
-    pub(super) async fn get(&self, request: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Refusal> {
+    pub(super) async fn get(&self, request: T) -> Result<T, Refusal> {
         let mut answers = self.send(request, 0)?;
         while let Some(answer) = answers.next().await {
             match answer.payload {
@@ -102,7 +118,7 @@ impl Netlink {
     }
 
     /// Has the kernel do `request`, with `NLM_F_…` flags beyond the usual ones.
-    pub(super) async fn change(&self, request: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
+    pub(super) async fn change(&self, request: T, flags: u16) -> Result<(), Refusal> {
         let mut answers = self.send(request, NLM_F_ACK | flags)?;
         while let Some(answer) = answers.next().await {
             if let NetlinkPayload::Error(error) = answer.payload {
@@ -112,14 +128,10 @@ impl Netlink {
         Err(Refusal::Closed)
     }
 
-    fn send(
-        &self,
-        request: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<impl futures::Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin, Refusal> {
-        let mut message = NetlinkMessage::from(request);
+    fn send(&self, request: T, flags: u16) -> Result<impl futures::Stream<Item = NetlinkMessage<T>> + Unpin, Refusal> {
+        let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
         message.header.flags = NLM_F_REQUEST | flags;
-        self.handle.clone().request(message).map(Box::pin).map_err(|_| Refusal::Closed)
+        self.handle.request(message, SocketAddr::new(0, 0)).map_err(|_| Refusal::Closed)
     }
 }
 

@@ -6,8 +6,11 @@ use std::{future::Future, process::Command, thread, time::Duration};
 use agent::os::Netlink;
 use topology::Route;
 
-/// How long anything may take that a test waits for.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long anything may take that a test waits for, times `KG_PATIENCE` where that is set.
+pub fn deadline() -> Duration {
+    let patience = std::env::var("KG_PATIENCE").ok().and_then(|factor| factor.parse().ok());
+    Duration::from_secs(20) * patience.unwrap_or(1)
+}
 
 /// Runs `test` in a new namespace, or says that it cannot.
 pub fn inside<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send + 'static) {
@@ -22,7 +25,7 @@ pub fn inside<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send + '
         assert_eq!(result, 0, "unshare: {}", std::io::Error::last_os_error());
         ip("link set lo up");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, test(Netlink::open().unwrap())).await.unwrap() });
+        runtime.block_on(async { tokio::time::timeout(deadline(), test(Netlink::open().unwrap())).await.unwrap() });
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 /// Flags, and what the refusal has to name.
-const REFUSED: [(&[&str], &str); 12] = [
+const REFUSED: [(&[&str], &str); 11] = [
     (&["--encapsulate=always"], "--encapsulate"),
     (&["--encapsulate=crosssubnet"], "--encapsulate"),
     // Kilo's default, which is not ours yet.
@@ -14,8 +14,7 @@ const REFUSED: [(&[&str], &str); 12] = [
     (&["--encapsulate=never", "--compatibility=cilium"], "--compatibility"),
     (&["--encapsulate=never", "--iptables-forward-rules"], "--iptables-forward-rules"),
     (&["--encapsulate=never", "--iptables-forward-rules=true"], "--iptables-forward-rules"),
-    (&["--encapsulate=never", "--wireguard=kernel"], "--wireguard"),
-    (&["--encapsulate=never", "--create-interface=false"], "--create-interface"),
+    (&["--encapsulate=never", "--create-interface=false", "--wireguard=userspace"], "--create-interface"),
     (&["--encapsulate=never", "--backend=etcd"], "--backend"),
     (&["webhook", "--cert-file=a", "--key-file=b"], "webhook"),
     (&["--encapsulate=never", "--no-such-flag"], "--no-such-flag"),
