@@ -6,7 +6,7 @@ use topology::{NodeName, PeerName};
 
 use crate::mesh::Mesh;
 
-/// Two names are near if so many of ten characters agree.
+/// Names of at least this similarity (Jaro-Winkler, 1 for equal ones) are near.
 const NEAR: f64 = 0.7;
 
 impl Mesh {

@@ -59,10 +59,10 @@ enum Shell {
 impl Shell {
     fn completer(self) -> &'static dyn EnvCompleter {
         match self {
-            Self::Bash => &JoiningBash,
-            Self::Zsh => &NamesFirst(&Zsh),
-            Self::Fish => &NamesFirst(&Fish),
-            Self::Powershell => &NamesFirst(&Powershell),
+            Self::Bash => &Tidy(&Bash),
+            Self::Zsh => &Tidy(&Zsh),
+            Self::Fish => &Tidy(&Fish),
+            Self::Powershell => &Tidy(&Powershell),
         }
     }
 }
@@ -125,52 +125,10 @@ fn global_of(arguments: impl Iterator<Item = OsString>) -> Option<Global> {
     Global::from_arg_matches(&matches).ok()
 }
 
-/// Bash, which breaks a line into words also at `=`, so that `--flag=value` comes as three words.
-struct JoiningBash;
+/// A shell with what clap's answers to it lack: names come before flags, and bash's words are joined.
+struct Tidy(&'static dyn EnvCompleter);
 
-impl EnvCompleter for JoiningBash {
-    fn name(&self) -> &'static str {
-        Bash.name()
-    }
-
-    fn is(&self, name: &str) -> bool {
-        Bash.is(name)
-    }
-
-    fn write_registration(
-        &self,
-        variable: &str,
-        name: &str,
-        bin: &str,
-        completer: &str,
-        out: &mut dyn std::io::Write,
-    ) -> std::io::Result<()> {
-        Bash.write_registration(variable, name, bin, completer, out)
-    }
-
-    fn write_complete(
-        &self,
-        command: &mut clap::Command,
-        words: Vec<OsString>,
-        directory: Option<&Path>,
-        out: &mut dyn std::io::Write,
-    ) -> std::io::Result<()> {
-        let index = std::env::var("_CLAP_COMPLETE_INDEX").ok().and_then(|index| index.parse().ok());
-        let separator = std::env::var("_CLAP_IFS").unwrap_or_else(|_| "\n".to_owned());
-        let Joined { words, index, before } = join(words, index.unwrap_or_default());
-        let is_new = words.get(index).is_none_or(|word| word.is_empty());
-        let values: Vec<_> = clap_complete::engine::complete(command, words, index, directory)?
-            .iter()
-            .filter_map(|candidate| candidate.get_value().to_string_lossy().get(before..).map(str::to_owned))
-            .collect();
-        out.write_all(names_first(values, is_new).join(&separator).as_bytes())
-    }
-}
-
-/// A shell that is given flags only when they are asked for.
-struct NamesFirst(&'static dyn EnvCompleter);
-
-impl EnvCompleter for NamesFirst {
+impl EnvCompleter for Tidy {
     fn name(&self) -> &'static str {
         self.0.name()
     }
@@ -197,12 +155,34 @@ impl EnvCompleter for NamesFirst {
         directory: Option<&Path>,
         out: &mut dyn std::io::Write,
     ) -> std::io::Result<()> {
+        if self.is("bash") {
+            return answer_bash(command, words, directory, out);
+        }
         let is_new = words.last().is_none_or(|word| word.is_empty());
         let mut answer = Vec::new();
         self.0.write_complete(command, words, directory, &mut answer)?;
         let lines = String::from_utf8_lossy(&answer).lines().map(str::to_owned).collect();
         out.write_all(names_first(lines, is_new).join("\n").as_bytes())
     }
+}
+
+/// Bash breaks a line into words also at `=`, so that `--flag=value` comes as three words, and it replaces
+/// only the one that is being typed.
+fn answer_bash(
+    command: &mut clap::Command,
+    words: Vec<OsString>,
+    directory: Option<&Path>,
+    out: &mut dyn std::io::Write,
+) -> std::io::Result<()> {
+    let index = std::env::var("_CLAP_COMPLETE_INDEX").ok().and_then(|index| index.parse().ok());
+    let separator = std::env::var("_CLAP_IFS").unwrap_or_else(|_| "\n".to_owned());
+    let Joined { words, index, before } = join(words, index.unwrap_or_default());
+    let is_new = words.get(index).is_none_or(|word| word.is_empty());
+    let values: Vec<_> = clap_complete::engine::complete(command, words, index, directory)?
+        .iter()
+        .filter_map(|candidate| candidate.get_value().to_string_lossy().get(before..).map(str::to_owned))
+        .collect();
+    out.write_all(names_first(values, is_new).join(&separator).as_bytes())
 }
 
 /// The candidates without flags if a new word begins, of which nothing is typed yet, and it can be

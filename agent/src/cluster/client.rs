@@ -11,6 +11,7 @@ use kube::{
 use serde_json::Value;
 
 use super::{
+    error::{ApiError, no_answer},
     kubeconfig::{self, KubeconfigError},
     object::NodeView,
 };
@@ -141,6 +142,18 @@ impl Client {
     /// died without a word, as it does when the host gets another address, goes unnoticed.
     pub(super) fn watch_seconds(&self) -> u32 {
         u32::try_from(self.period.as_secs()).unwrap_or(u32::MAX).saturating_mul(4).clamp(10, LONGEST_WATCH)
+    }
+
+    /// What the API server answers within `limit` to what was `asked` of it ([`ApiError`]).
+    pub(super) async fn answer<T>(
+        &self,
+        asked: String,
+        limit: Duration,
+        answer: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, ApiError> {
+        let answer = tokio::time::timeout(limit, answer).await;
+        let answer = answer.unwrap_or_else(|_| Err(no_answer(limit)));
+        answer.map_err(|error| ApiError::new(asked, &self.server, error))
     }
 
     /// Applies the JSON merge patch `patch` to the Node called `name` and returns the annotations

@@ -7,7 +7,6 @@ use serde::de::DeserializeOwned;
 
 use super::{
     ApiError, Client, ConnectError, NodeRecord, PeerRecord,
-    error::no_answer,
     kubeconfig::{self, Source, Surroundings},
     object::{NodeView, peer_resource},
     watch::LIST_LIMIT,
@@ -39,9 +38,7 @@ impl Client {
         K: Clone + Debug + DeserializeOwned + Into<R>,
     {
         let params = ListParams::default();
-        let list = tokio::time::timeout(LIST_LIMIT, api.list(&params)).await;
-        let list = list.unwrap_or_else(|_| Err(no_answer(LIST_LIMIT)));
-        let list = list.map_err(|error| ApiError::new(format!("list {resource}"), &self.server, error))?;
+        let list = self.answer(format!("list {resource}"), LIST_LIMIT, api.list(&params)).await?;
         Ok(list.items.into_iter().map(K::into).collect())
     }
 }

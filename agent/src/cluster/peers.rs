@@ -73,9 +73,7 @@ impl Client {
         asked: String,
         answer: impl std::future::Future<Output = kube::Result<T>>,
     ) -> Result<T, ApiError> {
-        let answer = tokio::time::timeout(REQUEST_LIMIT, answer).await;
-        let answer = answer.unwrap_or_else(|_| Err(kube::Error::Service("no answer within 10 s".into())));
-        answer.map_err(|error| ApiError::new(asked, &self.server, error))
+        self.answer(asked, REQUEST_LIMIT, answer).await
     }
 }
 
