@@ -23,8 +23,7 @@ test:
 	@scripts/test
 
 bench: setup
-	$(CARGO) run --release --locked --package topology --example scale
-	$(CARGO) run --release --locked --package engine --example bench
+	scripts/bench $(ARGS)
 
 fmt:
 	$(CARGO) fmt --all
