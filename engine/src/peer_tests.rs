@@ -1,6 +1,7 @@
 //! Two peers, a virtual clock, and no network.
 
 use super::*;
+use crate::identity::Judgement;
 
 const MTU: usize = 1420;
 
@@ -48,13 +49,21 @@ impl Side {
         self.outbox.take_datagrams()
     }
 
+    /// Receives what may be nonsense; returns the last bytes of the packets in it.
+    fn receive_anything(&mut self, datagram: Vec<u8>, from: SocketAddr, now: u64) -> Vec<u8> {
+        match self.identity.judge(&datagram, from, now) {
+            Judgement::Rejected if crate::noise::message::u32_at(&datagram, 0) != Some(4) => Vec::new(),
+            _ => self.receive(datagram, from, now).unwrap_or_default(),
+        }
+    }
+
     /// Receives one datagram; returns the last bytes of the packets in it, or `None` if it was refused.
     fn receive(&mut self, mut datagram: Vec<u8>, from: SocketAddr, now: u64) -> Option<Vec<u8>> {
         use crate::noise::{handshake::identify, message::Handshake};
         let outbox = &mut self.outbox;
         let accepted = match Handshake::parse(&datagram) {
             Some(Handshake::Initiation(message)) => {
-                let identified = identify(&self.identity.local, message).unwrap();
+                let identified = identify(&self.identity.local, message)?;
                 self.peer.accept_initiation(identified, from, outbox, now)
             }
             Some(Handshake::Response(message)) => self.peer.accept_response(message, from, MTU, outbox, now),
@@ -238,5 +247,168 @@ fn other_keys_end_sessions_and_no_key_is_told() {
 fn padding_stays_within_the_mtu() {
     for (len, padded) in [(1, 16), (16, 16), (17, 32), (1409, 1420), (1420, 1420), (1500, 1500)] {
         assert_eq!(padded_len(len, 1420), padded, "{len}");
+    }
+}
+
+/// What happens to the two sides, a step at a time.
+#[derive(Clone, Debug)]
+enum Step {
+    Send {
+        by_a: bool,
+    },
+    Pass {
+        milliseconds: u64,
+    },
+    /// Delivers one of the datagrams under way, the newest or an older one, once or to be delivered again.
+    Deliver {
+        which: usize,
+        again: bool,
+    },
+    Lose {
+        which: usize,
+    },
+    Corrupt {
+        which: usize,
+        at: usize,
+    },
+    Cut {
+        which: usize,
+        to: usize,
+    },
+}
+
+fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
+    use proptest::prelude::*;
+    let which = 0usize..100;
+    let step = prop_oneof![
+        6 => any::<bool>().prop_map(|by_a| Step::Send { by_a }),
+        4 => prop_oneof![5 => 1u64..1_000, 3 => 1u64..20_000, 1 => 1u64..300_000]
+            .prop_map(|milliseconds| Step::Pass { milliseconds }),
+        12 => (which.clone(), prop::bool::weighted(0.2)).prop_map(|(which, again)| Step::Deliver { which, again }),
+        2 => which.clone().prop_map(|which| Step::Lose { which }),
+        1 => (which.clone(), 0usize..200).prop_map(|(which, at)| Step::Corrupt { which, at }),
+        1 => (which, 0usize..150).prop_map(|(which, to)| Step::Cut { which, to }),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// Two sides and a network between them that does what it wants.
+struct World {
+    sides: [Side; 2],
+    /// Datagrams under way, and to whom.
+    under_way: Vec<(usize, Vec<u8>)>,
+    now: u64,
+    /// Payloads sent by each side, and of these, those that have arrived.
+    sent: [u8; 2],
+    arrived: [std::collections::BTreeSet<u8>; 2],
+}
+
+impl World {
+    fn new() -> Self {
+        let (a, b) = pair();
+        Self { sides: [a, b], under_way: Vec::new(), now: 1_000, sent: [0; 2], arrived: Default::default() }
+    }
+
+    fn collect(&mut self) {
+        for (number, side) in self.sides.iter_mut().enumerate() {
+            self.under_way.extend(side.sent().into_iter().map(|datagram| (1 - number, datagram)));
+        }
+    }
+
+    fn send(&mut self, by: usize) {
+        self.sent[by] = self.sent[by].wrapping_add(1);
+        assert!(self.sides[by].send(self.sent[by], self.now).is_ok());
+        self.collect();
+    }
+
+    fn pass(&mut self, milliseconds: u64) {
+        let end = self.now + milliseconds;
+        while self.now < end {
+            self.now = (self.now + 250).min(end);
+            let now = self.now;
+            self.sides.iter_mut().for_each(|side| {
+                side.tick(true, now);
+            });
+            self.collect();
+        }
+    }
+
+    /// Whatever arrives was sent by the other side, and did not arrive before.
+    fn deliver(&mut self, (to, datagram): (usize, Vec<u8>)) {
+        let from = self.sides[1 - to].at;
+        // A cut handshake is no message at all to whoever reads it.
+        if datagram.len() < 8 {
+            return;
+        }
+        for payload in self.sides[to].receive_anything(datagram, from, self.now) {
+            assert!(payload != 0 && payload <= self.sent[1 - to], "never sent");
+            assert!(self.arrived[to].insert(payload), "twice");
+        }
+        self.collect();
+    }
+
+    fn take(&mut self, which: usize) -> Option<(usize, Vec<u8>)> {
+        let len = self.under_way.len();
+        (len > 0).then(|| self.under_way.remove(which % len))
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Send { by_a } => self.send(usize::from(!by_a)),
+            Step::Pass { milliseconds } => self.pass(milliseconds),
+            Step::Deliver { which, again } => {
+                let Some((to, datagram)) = self.take(which) else { return };
+                if again {
+                    self.under_way.push((to, datagram.clone()));
+                }
+                self.deliver((to, datagram));
+            }
+            Step::Lose { which } => drop(self.take(which)),
+            Step::Corrupt { which, at } => {
+                let Some((to, mut datagram)) = self.take(which) else { return };
+                let at = at % datagram.len();
+                datagram[at] ^= 0x10;
+                self.deliver((to, datagram));
+            }
+            Step::Cut { which, to: len } => {
+                let Some((to, mut datagram)) = self.take(which) else { return };
+                datagram.truncate(len);
+                self.deliver((to, datagram));
+            }
+        }
+    }
+
+    fn deliver_all(&mut self) {
+        while let Some(datagram) = self.take(0) {
+            self.deliver(datagram);
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+    /// Whatever the network does, nothing arrives that was not sent, and nothing twice; and when it has become a good
+    /// network, packets pass again both ways within the time of one retry.
+    #[test]
+    fn over_any_network(steps in steps()) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        // A session that only one side has, because the other's answer was lost, is noticed after 15 seconds.
+        for _ in 0..120 {
+            for by in 0..2 {
+                world.send(by);
+            }
+            world.deliver_all();
+            world.pass(250);
+            world.deliver_all();
+        }
+        for by in 0..2 {
+            let before = world.sent[by];
+            world.send(by);
+            world.deliver_all();
+            proptest::prop_assert!(world.arrived[1 - by].contains(&(before + 1)), "from {by}");
+        }
     }
 }
