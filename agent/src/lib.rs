@@ -8,6 +8,7 @@ pub mod causes;
 pub mod cluster;
 pub mod debounce;
 pub mod device;
+pub mod diagnose;
 pub mod duration;
 pub mod flags;
 pub mod health;

@@ -22,7 +22,7 @@ use topology::{
     announce::{self, Findings, Identity},
     discovery::{Addresses, Candidates, choose},
     nat,
-    report::{Problem, Report, unix_seconds},
+    report::{ApiProblem, Problem, Report, unix_seconds},
 };
 use tracing::{debug, error, warn};
 
@@ -141,6 +141,7 @@ impl<H: Host> Mesh<H> {
                 event = channels.events.recv() => {
                     let event = event.ok_or(LoopError::Deaf("the watch of the cluster"))?;
                     self.on_event(event);
+                    self.tell_api_problems(&channels.report);
                 }
                 change = channels.host_changes.recv() => {
                     change.ok_or(LoopError::Deaf("the watch of the host's network"))?;
@@ -151,7 +152,10 @@ impl<H: Host> Mesh<H> {
                 Some(question) = channels.questions.recv() => {
                     drop(question.send(self.applier.statistics().await.unwrap_or_default()));
                 }
-                progress = self.writer.progress() => self.on_progress(progress),
+                progress = self.writer.progress() => {
+                    self.on_progress(progress);
+                    self.tell_api_problems(&channels.report);
+                }
                 _ = resync.tick() => self.debounce.note(Instant::now()),
                 _ = check_in.tick() => self.check_in(&channels.renewal),
                 () = due(self.debounce) => {
@@ -193,11 +197,22 @@ impl<H: Host> Mesh<H> {
             }
             Progress::Failed(error) => {
                 self.metrics.failed("patch");
-                self.told.unwritable(&error.to_string());
+                self.told.unwritable(&error);
             }
             Progress::Ready => {}
         }
         self.write_annotations();
+    }
+
+    /// Shows what the API server does not grant.
+    fn tell_api_problems(&self, report: &watch::Sender<Report>) {
+        let problems: Vec<ApiProblem> =
+            self.state.unreadable_now().chain(self.told.why_unwritable().cloned()).collect();
+        report.send_if_modified(|report| {
+            let changed = report.api_problems != problems;
+            report.api_problems = problems;
+            changed
+        });
     }
 
     fn check_in(&mut self, renewal: &watch::Sender<()>) {
@@ -238,6 +253,7 @@ impl<H: Host> Mesh<H> {
             report.backend = self.applier.backend();
             report.idle = self.told.why_idle().map(str::to_owned);
             report.left_out = self.state.left_out();
+            report.names = self.resolver.known();
             report.problems = failures.iter().map(problem).collect();
         });
         self.told.failures(failures.into_iter().collect());

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::pending, io, net::IpAddr, sync::Arc, ti
 
 use futures::future::BoxFuture;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
-use topology::{Endpoint, Topology};
+use topology::{Endpoint, Topology, report};
 use tracing::{info, warn};
 
 /// How long one question may take.
@@ -92,6 +92,16 @@ impl Resolver {
     /// The addresses known of the names in use.
     pub fn answers(&self) -> BTreeMap<String, IpAddr> {
         self.names.iter().filter_map(|(name, known)| Some((name.clone(), known.answer?))).collect()
+    }
+
+    /// What is known of each name in use.
+    pub fn known(&self) -> BTreeMap<String, report::Name> {
+        let name = |known: &Name| report::Name {
+            object: known.object.clone(),
+            address: known.answer,
+            error: known.complaint.clone(),
+        };
+        self.names.iter().map(|(text, known)| (text.clone(), name(known))).collect()
     }
 
     /// Asks what is due and waits until an address changes. Nothing is lost if the future is dropped.

@@ -19,6 +19,7 @@ use crate::{
     apply::Applier,
     cluster::{self, Client},
     device::{self, DeviceFactory, choice::Choice},
+    diagnose::Diagnoser,
     flags::Options,
     health::Pulse,
     http,
@@ -71,6 +72,7 @@ async fn run(options: Options) -> Result<()> {
     let (topology, latest) = watch::channel(None);
     let (report, reported) = watch::channel(Report::new(name.clone(), version, interface.clone()));
     let (questioner, questions) = mpsc::channel(1);
+    let diagnoser = Diagnoser::new(&options, reported.clone());
     let reporter = http::Reporter::new(reported, questioner);
     let prober = Prober::new(name.clone(), interface.clone(), latest.clone());
     let (sender, events) = mpsc::channel(QUEUE);
@@ -80,7 +82,8 @@ async fn run(options: Options) -> Result<()> {
     let nodes = cluster::watch_nodes(client.clone(), sender.clone(), renewed.clone());
     tasks.spawn(watched("the watch of nodes", nodes));
     tasks.spawn(watched("the watch of peers", cluster::watch_peers(client.clone(), sender, renewed)));
-    tasks.spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter, prober)));
+    tasks
+        .spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter, prober, diagnoser)));
 
     let identity = Identity {
         key: key.public,

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use topology::{Membership, Node, NodeName, Peer, PeerName, Warning, annotations, peer};
+use topology::{Membership, Node, NodeName, Peer, PeerName, Warning, annotations, peer, report::ApiProblem};
 
 use crate::cluster::{Change, Event, NodeRecord, PeerRecord};
 
@@ -94,7 +94,8 @@ pub struct State {
     alive: BTreeSet<NodeName>,
     peers: BTreeMap<PeerName, Peer>,
     complaints: Complaints,
-    unreadable: BTreeMap<&'static str, String>,
+    /// HTTP status and complaint, by resource.
+    unreadable: BTreeMap<&'static str, (Option<u16>, String)>,
     listed: BTreeSet<&'static str>,
 }
 
@@ -139,7 +140,7 @@ impl State {
                 self.readable("peers", &mut outcome);
                 self.change_peers(change, &mut outcome);
             }
-            Event::Unreadable { resource, error } => self.unreadable(resource, error, &mut outcome),
+            Event::Unreadable { resource, status, error } => self.unreadable(resource, (status, error), &mut outcome),
         }
         outcome
     }
@@ -207,16 +208,26 @@ impl State {
         self.peers.values()
     }
 
+    /// What of the cluster cannot be read now.
+    pub fn unreadable_now(&self) -> impl Iterator<Item = ApiProblem> {
+        self.unreadable.iter().map(|(resource, (status, error))| ApiProblem {
+            request: (*resource).to_owned(),
+            status: *status,
+            error: error.clone(),
+        })
+    }
+
     fn readable(&mut self, resource: &'static str, outcome: &mut Outcome) {
         if self.unreadable.remove(resource).is_some() {
             outcome.notices.push(Notice::Readable { resource });
         }
     }
 
-    fn unreadable(&mut self, resource: &'static str, error: String, outcome: &mut Outcome) {
-        let known = self.unreadable.insert(resource, error.clone());
+    fn unreadable(&mut self, resource: &'static str, why: (Option<u16>, String), outcome: &mut Outcome) {
+        let known = self.unreadable.insert(resource, why.clone());
         outcome.mesh = known.is_none() && !self.listed.contains(resource);
-        if known.as_ref() != Some(&error) {
+        if known.as_ref() != Some(&why) {
+            let (_, error) = why;
             outcome.notices.push(Notice::Unreadable { resource, error });
         }
     }

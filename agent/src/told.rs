@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use topology::{NodeName, Segment, SegmentName, Warning};
+use topology::{
+    NodeName, Segment, SegmentName, Warning,
+    report::{ApiProblem, PATCH},
+};
 use tracing::{error, info, warn};
 
-use crate::{host::Failure, state::Notice};
+use crate::{cluster::PatchError, host::Failure, state::Notice};
 
 /// Tells what the watch of the cluster came to.
 pub fn notice(notice: Notice) {
@@ -27,7 +30,7 @@ pub struct Told {
     warnings: BTreeSet<Warning>,
     left_out: BTreeMap<NodeName, String>,
     failures: BTreeSet<Failure>,
-    unwritable: Option<String>,
+    unwritable: Option<ApiProblem>,
     idle: Option<String>,
     part: Option<(SegmentName, bool)>,
 }
@@ -69,11 +72,17 @@ impl Told {
     }
 
     /// The own Node's annotations could not be written; it is tried again.
-    pub fn unwritable(&mut self, reason: &str) {
-        if self.unwritable.as_deref() != Some(reason) {
-            warn!(reason, "own annotations cannot be written");
-            self.unwritable = Some(reason.to_owned());
+    pub fn unwritable(&mut self, why: &PatchError) {
+        let problem = ApiProblem { request: PATCH.to_owned(), status: why.status(), error: why.to_string() };
+        if self.unwritable.as_ref() != Some(&problem) {
+            warn!(reason = problem.error, "own annotations cannot be written");
+            self.unwritable = Some(problem);
         }
+    }
+
+    /// Why the own Node's annotations cannot be written, if they cannot.
+    pub fn why_unwritable(&self) -> Option<&ApiProblem> {
+        self.unwritable.as_ref()
     }
 
     /// The own Node's annotations were written.

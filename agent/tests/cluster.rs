@@ -192,7 +192,9 @@ async fn an_outage_loses_no_change() {
     watch.next().await;
     server.stop().await;
     // The open watch ends without an error; the next one finds nobody.
-    let Event::Unreadable { resource: "nodes", error } = watch.next().await else { panic!("the server is away") };
+    let Event::Unreadable { resource: "nodes", status: None, error } = watch.next().await else {
+        panic!("the server is away")
+    };
     assert!(error.starts_with("cannot watch nodes: ") && error.contains("refused"), "{error}");
     server.restart().await;
     server.create_node("b").await;
@@ -250,7 +252,9 @@ async fn a_peer_of_wrong_types_comes_through_with_the_others() {
 async fn a_custom_resource_that_is_installed_later_is_found() {
     let server = Server::start().await;
     let mut watch = Watch::peers(&server).await;
-    let Event::Unreadable { resource: "peers", error } = watch.next().await else { panic!("peers cannot be read") };
+    let Event::Unreadable { resource: "peers", status: Some(404), error } = watch.next().await else {
+        panic!("peers cannot be read")
+    };
     assert!(error.contains("install the custom resource definition"), "{error}");
     server.define_peers().await;
     assert_eq!(watch.next_change().await, Event::Peer(Change::Reset(vec![])));

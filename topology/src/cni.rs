@@ -12,6 +12,9 @@ pub enum CniError {
     /// There is no list of plugins.
     #[error("plugins: expected a list")]
     NoPlugins,
+    /// A plugin does not say which program it is.
+    #[error("type: expected the name of a plugin")]
+    NoType,
     /// No plugin has an `ipam` object to put the ranges in.
     #[error("plugins: none has an ipam object")]
     NoIpam,
@@ -35,6 +38,23 @@ pub fn with_ranges(conflist: &str, pod_cidrs: &[IpNet]) -> Result<Option<String>
     Ok(if changed { Some(serde_json::to_string_pretty(&list)? + "\n") } else { None })
 }
 
+/// Whether container runtimes take a file of this name for a network configuration (libcni, `ConfFiles`).
+pub fn is_configuration(name: &str) -> bool {
+    [".conf", ".conflist", ".json"].iter().any(|ending| name.ends_with(ending))
+}
+
+/// The types of the plugins of the network configuration in the file called `name`: of a list, or of the
+/// single one that a file other than a .conflist has.
+pub fn plugin_types(name: &str, text: &str) -> Result<Vec<String>, CniError> {
+    let configuration: Value = serde_json::from_str(text)?;
+    let kind = |plugin: &Value| plugin.get("type").and_then(Value::as_str).map(str::to_owned).ok_or(CniError::NoType);
+    if !name.ends_with(".conflist") {
+        return Ok(vec![kind(&configuration)?]);
+    }
+    let plugins = configuration.get("plugins").and_then(Value::as_array).filter(|plugins| !plugins.is_empty());
+    plugins.ok_or(CniError::NoPlugins)?.iter().map(kind).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +72,16 @@ mod tests {
         assert_eq!(value.to_string(), serde_json::from_str::<Value>(LIST).unwrap().to_string());
         assert!(with_ranges(&text, &cidrs).unwrap().is_none());
         assert!(with_ranges(&text, &cidrs[..1]).unwrap().is_some());
+    }
+
+    #[test]
+    fn plugins_are_found_in_lists_and_alone() {
+        assert_eq!(plugin_types("a.conflist", LIST).unwrap(), ["bridge", "portmap"]);
+        assert_eq!(plugin_types("a.conf", r#"{"type":"ptp"}"#).unwrap(), ["ptp"]);
+        assert!(matches!(plugin_types("a.json", LIST), Err(CniError::NoType)));
+        assert!(matches!(plugin_types("a.conflist", r#"{"plugins":[]}"#), Err(CniError::NoPlugins)));
+        assert!(matches!(plugin_types("a.conflist", "{"), Err(CniError::Json(_))));
+        assert!(is_configuration("a.conf") && !is_configuration(".10-kilo.conflist.kilo-new"));
     }
 
     #[test]

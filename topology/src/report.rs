@@ -55,6 +55,35 @@ pub struct Problem {
     pub error: String,
 }
 
+/// A request that the API server does not grant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiProblem {
+    /// What was asked for: [`NODES`], [`PEERS`] or [`PATCH`].
+    pub request: String,
+    /// HTTP status; `None` if there was no answer.
+    pub status: Option<u16>,
+    /// What went wrong.
+    pub error: String,
+}
+
+/// List and watch of Nodes, as [`ApiProblem::request`].
+pub const NODES: &str = "nodes";
+/// List and watch of Peers, as [`ApiProblem::request`].
+pub const PEERS: &str = "peers";
+/// Write of the own Node, as [`ApiProblem::request`].
+pub const PATCH: &str = "patch";
+
+/// A DNS name that an endpoint is given by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name {
+    /// Whose endpoint it is: `node/<name>` or `peer/<name>`.
+    pub object: String,
+    /// The address in use, which may be that of an earlier answer.
+    pub address: Option<IpAddr>,
+    /// Why the last question was not answered.
+    pub error: Option<String>,
+}
+
 /// What an agent tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -89,6 +118,12 @@ pub struct Report {
     /// What of it could not be done then.
     #[serde(default)]
     pub problems: Vec<Problem>,
+    /// What the API server did not grant when it was asked last.
+    #[serde(default)]
+    pub api_problems: Vec<ApiProblem>,
+    /// The DNS names of endpoints.
+    #[serde(default)]
+    pub names: BTreeMap<String, Name>,
     /// The nodes that it leaves out of its mesh, and why.
     #[serde(default)]
     pub left_out: BTreeMap<NodeName, String>,
@@ -139,6 +174,8 @@ impl Report {
             idle: None,
             applied: None,
             problems: Vec::new(),
+            api_problems: Vec::new(),
+            names: BTreeMap::new(),
             left_out: BTreeMap::new(),
             peers: Vec::new(),
         }
@@ -265,7 +302,8 @@ mod tests {
         let expected = json!({
             "format": 1, "node": "a", "version": "1.2.3", "time": 0,
             "interface": "kilo0", "backend": null, "mtu": null, "listenPort": 51820, "wireguardIps": ["10.4.0.1/16"],
-            "segment": "location:a", "leader": true, "idle": null, "applied": null, "problems": [], "leftOut": {},
+            "segment": "location:a", "leader": true, "idle": null, "applied": null, "problems": [],
+            "apiProblems": [], "names": {}, "leftOut": {},
             "peers": [
                 {"label": "location:b", "publicKey": key(2), "endpoint": "198.51.100.7:4500",
                  "lastHandshake": 1_700_000_000, "rxBytes": 5, "txBytes": 6, "allowedIps": 3,

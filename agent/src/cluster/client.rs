@@ -73,6 +73,16 @@ pub enum PatchError {
     Timeout,
 }
 
+impl PatchError {
+    /// The HTTP status of the answer; `None` if there was no answer.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Api(kube::Error::Api(status)) => Some(status.code),
+            Self::Api(_) | Self::Timeout => None,
+        }
+    }
+}
+
 /// How often a node checks in unless it is told otherwise.
 const CHECK_IN_PERIOD: Duration = Duration::from_secs(30);
 

@@ -46,6 +46,8 @@ pub enum Event {
     Unreadable {
         /// `nodes` or `peers`.
         resource: &'static str,
+        /// HTTP status of the answer, if there was one.
+        status: Option<u16>,
         /// What to tell the operator.
         error: String,
     },
@@ -105,11 +107,11 @@ async fn forward<K, R>(
         let patience = if collector.is_listing { LIST_LIMIT } else { Duration::MAX };
         let (message, is_stuck) = match tokio::time::timeout(patience, stream.next()).await {
             Ok(Some(Ok(item))) => (collector.take(item).map(event), false),
-            Ok(Some(Err(error))) => (Some(Event::Unreadable { resource, error: explain(resource, &error) }), false),
+            Ok(Some(Err(error))) => (Some(unreadable(resource, &error)), false),
             Ok(None) => (None, true),
             Err(_) => {
                 let error = format!("cannot list {resource}: no answer within {} s", LIST_LIMIT.as_secs());
-                (Some(Event::Unreadable { resource, error }), true)
+                (Some(Event::Unreadable { resource, status: None, error }), true)
             }
         };
         if let Some(message) = message
@@ -158,6 +160,17 @@ impl<R> Collector<R> {
     }
 }
 
+fn unreadable(resource: &'static str, error: &watcher::Error) -> Event {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status.code),
+        watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    };
+    Event::Unreadable { resource, status, error: explain(resource, error) }
+}
+
 /// What is wrong, and what to do about it where that is known.
 fn explain(resource: &str, error: &watcher::Error) -> String {
     let (doing, cause) = match error {
@@ -188,7 +201,7 @@ mod tests {
         let hung = stream::pending::<watcher::Result<watcher::Event<DynamicObject>>>();
         forward("peers", hung, Event::Peer, &events).await;
         assert!(
-            matches!(received.recv().await, Some(Event::Unreadable { resource: "peers", error }) if error.contains("30 s"))
+            matches!(received.recv().await, Some(Event::Unreadable { resource: "peers", status: None, error }) if error.contains("30 s"))
         );
 
         let listed = stream::iter([Ok(watcher::Event::Init), Ok(watcher::Event::InitDone)]);

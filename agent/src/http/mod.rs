@@ -1,8 +1,10 @@
 //! What the agent shows over HTTP: `/health`, `/metrics`, a picture of the mesh at `/graph` and what it
-//! knows of its own part at `/status`; and what it tries on request, at `/probe`.
+//! knows of its own part at `/status` and of its host at `/diagnose`; and what it tries on request, at
+//! `/probe`.
 //!
 //! Whoever reaches the port may ask, so nothing here is secret, and no number of requests costs much.
 
+mod diagnose;
 mod graph;
 mod probe;
 mod status;
@@ -20,11 +22,12 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
 };
-use topology::{Topology, probe::PATH as PROBE, report};
+use topology::{Topology, doctor::diagnosis::PATH as DIAGNOSE, probe::PATH as PROBE, report};
 
 pub use status::{Question, Reporter};
 
 use crate::{
+    diagnose::Diagnoser,
     health::Pulse,
     metrics::{self, Metrics},
     probe::Prober,
@@ -41,6 +44,7 @@ pub struct Shared {
     topology: LatestTopology,
     reporter: Arc<Reporter>,
     prober: Arc<Prober>,
+    diagnoser: Arc<Diagnoser>,
     /// One drawing at a time: whoever can reach the port must not be able to fill the machine.
     drawing: Arc<Semaphore>,
     /// Graphviz' program.
@@ -48,16 +52,19 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Shows `metrics`, `pulse`, `topology`, what `reporter` collects, and lets `prober` try things.
+    /// Shows `metrics`, `pulse`, `topology`, what `reporter` collects and `diagnoser` finds, and lets
+    /// `prober` try things.
     pub fn new(
         metrics: Arc<Metrics>,
         pulse: Pulse,
         topology: LatestTopology,
         reporter: Reporter,
         prober: Prober,
+        diagnoser: Diagnoser,
     ) -> Self {
-        let (reporter, prober, drawing) = (Arc::new(reporter), Arc::new(prober), Arc::new(Semaphore::new(1)));
-        Self { metrics, pulse, topology, reporter, prober, drawing, dot: "dot" }
+        let (reporter, prober, diagnoser) = (Arc::new(reporter), Arc::new(prober), Arc::new(diagnoser));
+        let drawing = Arc::new(Semaphore::new(1));
+        Self { metrics, pulse, topology, reporter, prober, diagnoser, drawing, dot: "dot" }
     }
 }
 
@@ -79,6 +86,7 @@ pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()>
         .route("/metrics", get(show_metrics))
         .route("/graph", get(graph::show))
         .route(report::PATH, get(status::show))
+        .route(DIAGNOSE, get(diagnose::show))
         .route(PROBE, post(probe::run).layer(DefaultBodyLimit::max(probe::LONGEST)))
         .with_state(shared);
     axum::serve(listener, app).await
@@ -114,6 +122,8 @@ impl IntoResponse for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flags::Args;
+    use clap::Parser;
     use std::time::Duration;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -127,9 +137,14 @@ mod tests {
         Reporter::new(report, mpsc::channel(1).0)
     }
 
+    fn diagnoser() -> Diagnoser {
+        let options = Args::parse_from(["kg", "--encapsulate=never"]).validate().unwrap();
+        Diagnoser::new(&options, watch::channel(Report::new("a".into(), "1.2.3", "kilo0".into())).1)
+    }
+
     fn shared(pulse: Pulse, topology: LatestTopology) -> Shared {
         let prober = Prober::new("a".into(), "kilo0".into(), topology.clone());
-        Shared::new(Arc::default(), pulse, topology, reporter(), prober)
+        Shared::new(Arc::default(), pulse, topology, reporter(), prober, diagnoser())
     }
 
     /// The status line and the body of what a server with `topology` answers to `path`.
@@ -173,6 +188,7 @@ mod tests {
             ("/graph?layout=exe", "400", "unknown layout"),
             ("/graph", "501", "ask for format=dot"),
             ("/status", "200", "\"node\":\"a\""),
+            ("/diagnose", "200", "\"clockMs\":"),
             ("/other", "404", ""),
         ] {
             let (head, found) = ask(path, empty_mesh(), "a-program-that-is-not-there").await;

@@ -3,6 +3,7 @@
 
 use std::{io, process::Stdio, time::Duration};
 
+use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use topology::{Firewall, firewall::TABLE};
 
@@ -64,6 +65,22 @@ async fn list() -> Result<String, Error> {
     run("list", &["-nn", "list", "table", "inet", TABLE], "").await
 }
 
+/// The chains, of whichever table, that drop what they are given to forward unless a rule accepts it, as
+/// `family table chain`; `None` if they cannot be told. Those of the older iptables (iptables-legacy) are not
+/// among them.
+pub async fn forward_drops() -> Option<Vec<String>> {
+    drops(&run("list", &["-j", "list", "chains"], "").await.ok()?)
+}
+
+/// The base chains of `listing` (libnftables-json(5)) with hook forward and policy drop.
+fn drops(listing: &str) -> Option<Vec<String>> {
+    let listing: Value = serde_json::from_str(listing).ok()?;
+    let chains = listing["nftables"].as_array()?.iter().map(|object| &object["chain"]);
+    let dropping = chains.filter(|chain| chain["hook"] == "forward" && chain["policy"] == "drop");
+    let word = |chain: &Value, key: &str| chain[key].as_str().unwrap_or("?").to_owned();
+    Some(dropping.map(|chain| ["family", "table", "name"].map(|key| word(chain, key)).join(" ")).collect())
+}
+
 /// Runs nft with `input` and returns its output.
 async fn run(action: &'static str, arguments: &[&str], input: &str) -> Result<String, Error> {
     let failed = |source| Error::Nft { action, source };
@@ -96,4 +113,20 @@ async fn run(action: &'static str, arguments: &[&str], input: &str) -> Result<St
 fn excerpt(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text.get(..LONGEST_MESSAGE).unwrap_or(text));
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_that_drop_what_is_forwarded_are_found() {
+        let listing = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}},
+            {"chain": {"family": "inet", "table": "kilo", "name": "forward", "hook": "forward", "policy": "accept"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}}]}"#;
+        assert_eq!(drops(listing), Some(vec!["ip filter FORWARD".to_owned()]));
+        assert_eq!(drops("nonsense"), None);
+    }
 }

@@ -164,15 +164,18 @@ fn a_peer_of_wrong_types_costs_only_itself() {
 
 #[test]
 fn nothing_is_computed_before_everything_was_read_or_failed_to_be() {
-    let unreadable = |error: &str| Event::Unreadable { resource: "peers", error: error.to_owned() };
+    let unreadable = |error: &str| Event::Unreadable { resource: "peers", status: Some(404), error: error.to_owned() };
     let mut state = state();
     state.handle(Event::Node(Change::Reset(vec![])), at(0));
     assert!(!state.is_complete());
     let first = state.handle(unreadable("no CRD"), at(0));
     assert!(state.is_complete() && first.mesh && first.notices.len() == 1);
+    let known: Vec<_> = state.unreadable_now().map(|problem| (problem.request, problem.status)).collect();
+    assert_eq!(known, [("peers".to_owned(), Some(404))]);
     assert_eq!(state.handle(unreadable("no CRD"), at(1)), Outcome::default(), "told once");
     let back = state.handle(Event::Peer(Change::Reset(vec![])), at(2));
     assert_eq!(back.notices, [Notice::Readable { resource: "peers" }]);
+    assert_eq!(state.unreadable_now().count(), 0);
     assert!(state.is_complete());
     let lost = state.handle(unreadable("away"), at(3));
     assert!(!lost.mesh && lost.notices.len() == 1);

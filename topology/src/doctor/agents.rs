@@ -55,7 +55,7 @@ fn judge_upstream(evidence: &Evidence, verdict: &mut Verdict) {
 fn judge_versions(evidence: &Evidence, verdict: &mut Verdict) {
     let mut versions: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (node, diagnosis) in evidence.diagnosed(verdict) {
-        versions.entry(&diagnosis.version).or_default().push(node.to_string());
+        versions.entry(&diagnosis.report.version).or_default().push(node.to_string());
     }
     if versions.len() > 1 {
         let on = |(version, nodes): (&&str, &Vec<String>)| format!("{version} on {}", nodes.join(", "));
@@ -105,7 +105,7 @@ mod tests {
             "cluster",
             &["0.0.9 on node/n3", "0.1.0 on node/n1, node/n2"],
             |evidence| {
-                said(&mut evidence.nodes[2]).version = "0.0.9".to_owned();
+                said(&mut evidence.nodes[2]).report.version = "0.0.9".to_owned();
             },
         );
     }

@@ -1,9 +1,7 @@
 //! The agents and the API server: whether it answers, grants what they need, and knows what a Peer is.
 
-use super::{
-    Check, Evidence, Verdict,
-    diagnosis::{ApiError, NODES, PATCH, PEERS},
-};
+use super::{Check, Evidence, Verdict};
+use crate::report::{ApiProblem, NODES, PATCH, PEERS};
 
 pub(super) const SERVER: Check = Check::passive("api-server", "every agent reaches the API server", judge_server);
 
@@ -19,8 +17,9 @@ const NOT_FOUND: u16 = 404;
 fn judge_server(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
         // Peers that are not defined are the definition's fault.
-        let known = |error: &&ApiError| is_refused(error) || error.request == PEERS && error.status == Some(NOT_FOUND);
-        for error in diagnosis.api_errors.iter().filter(|error| !known(error)) {
+        let known =
+            |error: &&ApiProblem| is_refused(error) || error.request == PEERS && error.status == Some(NOT_FOUND);
+        for error in diagnosis.report.api_problems.iter().filter(|error| !known(error)) {
             verdict.error(
                 node,
                 format!("{}: {}", doing(error), error.error),
@@ -32,7 +31,7 @@ fn judge_server(evidence: &Evidence, verdict: &mut Verdict) {
 
 fn judge_rbac(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
-        for error in diagnosis.api_errors.iter().filter(|error| is_refused(error)) {
+        for error in diagnosis.report.api_problems.iter().filter(|error| is_refused(error)) {
             let (resource, verbs) = match error.request.as_str() {
                 PATCH => ("nodes", "get, patch"),
                 PEERS => ("peers.kilo.squat.ai", "list, watch"),
@@ -66,11 +65,11 @@ fn judge_definition(evidence: &Evidence, verdict: &mut Verdict) {
     }
 }
 
-fn is_refused(error: &ApiError) -> bool {
+fn is_refused(error: &ApiProblem) -> bool {
     matches!(error.status, Some(UNAUTHORIZED | FORBIDDEN))
 }
 
-fn doing(error: &ApiError) -> String {
+fn doing(error: &ApiProblem) -> String {
     match error.request.as_str() {
         PATCH => "write the annotations of its Node".to_owned(),
         request @ (NODES | PEERS) => format!("list and watch {request}"),
@@ -86,8 +85,8 @@ mod tests {
         testing::{expect_only, said},
     };
 
-    fn error(request: &str, status: Option<u16>) -> ApiError {
-        ApiError { request: request.to_owned(), status, error: "no".to_owned() }
+    fn error(request: &str, status: Option<u16>) -> ApiProblem {
+        ApiProblem { request: request.to_owned(), status, error: "no".to_owned() }
     }
 
     #[test]
@@ -98,7 +97,7 @@ mod tests {
             (PATCH, ["verbs get, patch on nodes", "may not write the annotations"]),
         ] {
             expect_only("rbac", Error, "node/n1", &words, |evidence| {
-                said(&mut evidence.nodes[0]).api_errors = vec![error(request, Some(403))];
+                said(&mut evidence.nodes[0]).report.api_problems = vec![error(request, Some(403))];
                 // What follows from it is not told a second time.
                 evidence.nodes[0].alive = false;
             });
@@ -108,7 +107,7 @@ mod tests {
     #[test]
     fn a_server_that_is_away_is_no_matter_of_rights() {
         expect_only("api-server", Error, "node/n2", &["list and watch nodes: no"], |evidence| {
-            said(&mut evidence.nodes[1]).api_errors = vec![error(NODES, None)];
+            said(&mut evidence.nodes[1]).report.api_problems = vec![error(NODES, None)];
         });
     }
 
@@ -117,7 +116,7 @@ mod tests {
         expect_only("crd", Error, "cluster", &["not defined", "kubectl apply -f manifests/crds.yaml"], |evidence| {
             evidence.peers = Err(error(PEERS, Some(404)));
             for node in &mut evidence.nodes {
-                said(node).api_errors = vec![error(PEERS, Some(404))];
+                said(node).report.api_problems = vec![error(PEERS, Some(404))];
             }
         });
         expect_only("crd", Unknown, "cluster", &["you may not"], |evidence| {

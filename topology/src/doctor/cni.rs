@@ -15,7 +15,7 @@ pub(super) const DOING: &str = "cni";
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
         let Some(directory) = &diagnosis.cni else { continue };
-        let failed = || diagnosis.failures.iter().find(|failure| failure.doing == DOING);
+        let failed = || diagnosis.report.problems.iter().find(|failure| failure.doing == DOING);
         if let Some((seen, remedy)) = problem(directory) {
             verdict.error(node, seen, remedy);
         } else if let Some(failure) = failed() {
@@ -56,9 +56,10 @@ mod tests {
     use super::*;
     use crate::doctor::{
         Severity::Error,
-        diagnosis::{CniFile, Failure},
+        diagnosis::CniFile,
         testing::{expect_only, said},
     };
+    use crate::report::Problem;
 
     fn with(change: impl FnOnce(&mut Vec<CniFile>)) -> impl FnOnce(&mut Evidence) {
         |evidence| change(&mut said(&mut evidence.nodes[0]).cni.as_mut().unwrap().files)
@@ -112,8 +113,8 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_kept_is_told() {
         expect_only("cni-config", Error, "node/n1", &["read-only"], |evidence| {
-            said(&mut evidence.nodes[0]).failures =
-                vec![Failure { doing: DOING.to_owned(), error: "read-only file system".to_owned() }];
+            said(&mut evidence.nodes[0]).report.problems =
+                vec![Problem { doing: DOING.to_owned(), error: "read-only file system".to_owned() }];
         });
     }
 }

@@ -3,47 +3,51 @@
 //! Whoever reads it may be older or newer than the agent: a field that is absent is not known, and one that
 //! is not known is skipped. Nothing in it is secret.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::report::Report;
+
+/// Where agents serve it.
+pub const PATH: &str = "/diagnose";
+
 /// What an agent found, at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
-    /// The node's name in the cluster.
-    pub node: String,
-    /// The agent's version.
-    pub version: String,
+    /// What it tells in any case, without what it would have to measure.
+    pub report: Report,
     /// The node's clock, Unix milliseconds.
     pub clock_ms: i64,
     /// The kernel's release (uname(2)).
+    #[serde(default)]
     pub kernel: Option<String>,
     /// What the agent was told by flags.
+    #[serde(default)]
     pub settings: Option<Settings>,
-    /// Who moves the packets.
-    pub wireguard: Option<WireGuard>,
+    /// Kinds of interfaces that the agent may need, and whether the kernel can make them: `wireguard`, `ipip`.
+    #[serde(default)]
+    pub kinds: BTreeMap<String, bool>,
     /// Sysctls by name (`net.ipv4.ip_forward`); one that could not be read is absent.
+    #[serde(default)]
     pub sysctls: BTreeMap<String, i64>,
     /// Who listens at the WireGuard port.
+    #[serde(default)]
     pub port: Option<Port>,
     /// The CNI configurations on the node; `None` too if the agent leaves CNI to others.
+    #[serde(default)]
     pub cni: Option<CniDirectory>,
-    /// The node's interfaces by name.
+    /// The node's interfaces that have addresses, by name, and the WireGuard interface.
+    #[serde(default)]
     pub interfaces: Option<BTreeMap<String, Interface>>,
     /// The interface of the default route.
+    #[serde(default)]
     pub default_interface: Option<String>,
-    /// Chains that drop what they are given to forward unless a rule accepts it, as `table chain`.
+    /// Chains that drop what they are given to forward unless a rule accepts it, as `family table chain`.
+    #[serde(default)]
     pub forward_drops: Option<Vec<String>>,
-    /// What could not be done to the host at the last attempt.
-    pub failures: Vec<Failure>,
-    /// What the API server refused or did not answer at the last attempt.
-    pub api_errors: Vec<ApiError>,
-    /// Why the node takes no part in the mesh, if it does not.
-    pub idle: Option<String>,
-    /// The DNS names of endpoints.
-    pub names: BTreeMap<String, Name>,
 }
 
 /// The flags that have to fit those of other agents, or the host.
@@ -64,16 +68,6 @@ pub struct Settings {
     pub encapsulate: String,
     /// `--wireguard`.
     pub wireguard: String,
-}
-
-/// Who moves the packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct WireGuard {
-    /// `kernel` or `userspace`.
-    pub backend: String,
-    /// Kinds of interfaces that the kernel can make, of those that the agent may need: `wireguard`, `ipip`.
-    pub kinds: BTreeMap<String, bool>,
 }
 
 /// Who listens at the WireGuard port (UDP).
@@ -120,45 +114,4 @@ pub struct Interface {
     pub addresses: Vec<IpNet>,
     /// The largest packet, bytes.
     pub mtu: u32,
-}
-
-/// Something that could not be done.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Failure {
-    /// What was being done, as it is counted in `kilo_errors_total`.
-    pub doing: String,
-    /// What went wrong.
-    pub error: String,
-}
-
-/// List and watch of Nodes, as [`ApiError::request`].
-pub const NODES: &str = "nodes";
-/// List and watch of Peers, as [`ApiError::request`].
-pub const PEERS: &str = "peers";
-/// Write of the own Node, as [`ApiError::request`].
-pub const PATCH: &str = "patch";
-
-/// A request that the API server did not grant.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ApiError {
-    /// What was asked for: [`NODES`], [`PEERS`] or [`PATCH`].
-    pub request: String,
-    /// HTTP status, if there was an answer.
-    pub status: Option<u16>,
-    /// What went wrong.
-    pub error: String,
-}
-
-/// A DNS name that an endpoint is given by.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Name {
-    /// Whose endpoint it is: `node/<name>` or `peer/<name>`.
-    pub object: String,
-    /// The address in use, which may be that of an earlier answer.
-    pub address: Option<IpAddr>,
-    /// Why the last question was not answered.
-    pub error: Option<String>,
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt};
 
 use serde_json::Value;
 
-use super::{Diagnosis, Verdict, diagnosis::ApiError};
-use crate::{Node, NodeName, Peer, Segment, Topology, Warning};
+use super::{Diagnosis, Verdict};
+use crate::{Node, NodeName, Peer, Segment, Topology, Warning, report::ApiProblem};
 
 /// What was gathered, at one moment.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct Evidence {
     /// All Nodes of the cluster, by name.
     pub nodes: Vec<NodeEvidence>,
     /// All Peers, by name; why they cannot be listed, if they cannot.
-    pub peers: Result<Vec<PeerEvidence>, ApiError>,
+    pub peers: Result<Vec<PeerEvidence>, ApiProblem>,
     /// The mesh that these make; why they make none, if they do not.
     pub topology: Result<Topology, String>,
     /// What agents were asked to try, and what they answered or why they did not.

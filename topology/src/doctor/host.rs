@@ -2,17 +2,14 @@
 
 use super::{Check, Evidence, Verdict, cni};
 
-pub(super) const CHECK: Check = Check::passive("host", "every agent made its host what it should be", judge);
-
-/// What the agent counts a port that it could not take as; [`super::port`] looks at ports.
-const PORT: &str = "port";
+pub(super) const CHECK: Check =
+    Check::passive("host", "every agent made its host what it should be", judge).following(&["port"]);
 
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
-        let others = diagnosis.failures.iter().filter(|failure| ![cni::DOING, PORT].contains(&failure.doing.as_str()));
-        for failure in others {
+        for problem in diagnosis.report.problems.iter().filter(|problem| problem.doing != cni::DOING) {
             let remedy = "remove what stands in the way; the agent tries again by itself";
-            verdict.error(node, format!("{}: {}", failure.doing, failure.error), remedy);
+            verdict.error(node, format!("{}: {}", problem.doing, problem.error), remedy);
         }
     }
 }
@@ -21,15 +18,15 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
 mod tests {
     use crate::doctor::{
         Severity::Error,
-        diagnosis::Failure,
         testing::{expect_only, said},
     };
+    use crate::report::Problem;
 
     #[test]
     fn what_failed_is_told() {
         expect_only("host", Error, "node/n1", &["routes: cannot add route"], |evidence| {
-            let failure = Failure { doing: "routes".to_owned(), error: "cannot add route 10.42.0.0/24".to_owned() };
-            said(&mut evidence.nodes[0]).failures = vec![failure];
+            let failure = Problem { doing: "routes".to_owned(), error: "cannot add route 10.42.0.0/24".to_owned() };
+            said(&mut evidence.nodes[0]).report.problems = vec![failure];
         });
     }
 }

@@ -7,7 +7,7 @@ pub(super) const CHECK: Check =
 
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
-        for (name, known) in &diagnosis.names {
+        for (name, known) in &diagnosis.report.names {
             let Some(error) = &known.error else { continue };
             let remedy = format!("correct the name, or the resolver of {node} (getent hosts {name})");
             match known.address {
@@ -29,9 +29,9 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
 mod tests {
     use crate::doctor::{
         Severity::{Error, Warning},
-        diagnosis::Name,
         testing::{expect_only, said},
     };
+    use crate::report::Name;
 
     #[test]
     fn a_name_without_an_address_is_worse_than_an_old_one() {
@@ -41,7 +41,7 @@ mod tests {
             expect_only("dns-endpoints", severity, "peer/office", &["gw.example.com", word], |evidence| {
                 let address = address.map(|text: &str| text.parse().unwrap());
                 let name = Name { object: "peer/office".to_owned(), address, error: Some("no such name".to_owned()) };
-                said(&mut evidence.nodes[0]).names.insert("gw.example.com".to_owned(), name);
+                said(&mut evidence.nodes[0]).report.names.insert("gw.example.com".to_owned(), name);
             });
         }
     }

@@ -1,15 +1,16 @@
 //! Evidence of a healthy mesh, for tests to break.
 
-use std::collections::BTreeMap;
-
 use ipnet::IpNet;
 
 use super::{
     AgentAnswer, CHECKS, ClockReading, Diagnosis, Evidence, Finding, NodeEvidence, Severity,
-    diagnosis::{CniDirectory, CniFile, Interface, Port, Settings, WireGuard},
+    diagnosis::{CniDirectory, CniFile, Interface, Port, Settings},
     judge,
 };
-use crate::{Granularity, Input, Node, PublicKey, Topology, annotations};
+use crate::{
+    Granularity, Input, Node, PublicKey, Topology, annotations,
+    report::{Backend, Report},
+};
 
 /// The moment at which all evidence is gathered, Unix milliseconds.
 pub const NOW: i64 = 1_700_000_000_000;
@@ -30,8 +31,10 @@ pub fn diagnosis(n: u8) -> Diagnosis {
     let interface = |address: String, mtu| Interface { addresses: vec![net(&address)], mtu };
     let file = |name: &str| CniFile { name: name.to_owned(), plugins: vec!["bridge".to_owned()], error: None };
     Diagnosis {
-        node: format!("n{n}"),
-        version: "0.1.0".to_owned(),
+        report: Report {
+            backend: Some(Backend::Kernel),
+            ..Report::new(format!("n{n}").into(), "0.1.0", "kilo0".into())
+        },
         clock_ms: NOW,
         kernel: Some("6.1.0".to_owned()),
         settings: Some(Settings {
@@ -43,10 +46,7 @@ pub fn diagnosis(n: u8) -> Diagnosis {
             encapsulate: "never".to_owned(),
             wireguard: "auto".to_owned(),
         }),
-        wireguard: Some(WireGuard {
-            backend: "kernel".to_owned(),
-            kinds: [("wireguard".to_owned(), true), ("ipip".to_owned(), true)].into(),
-        }),
+        kinds: [("wireguard".to_owned(), true), ("ipip".to_owned(), true)].into(),
         sysctls: sysctls.map(|(name, value)| (name.to_owned(), value)).into(),
         port: Some(Port { port: 51820, own: true, others: vec![] }),
         cni: Some(CniDirectory {
@@ -63,10 +63,6 @@ pub fn diagnosis(n: u8) -> Diagnosis {
         ),
         default_interface: Some("eth0".to_owned()),
         forward_drops: Some(vec![]),
-        failures: vec![],
-        api_errors: vec![],
-        idle: None,
-        names: BTreeMap::new(),
     }
 }
 
