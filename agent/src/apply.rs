@@ -173,7 +173,7 @@ impl<H: Host> Applier<H> {
                 _ => {}
             }
         }
-        errors.into_iter().map(|error| Failure::new("device", error)).collect()
+        errors.into_iter().map(|error| Failure::new(error.doing(), error)).collect()
     }
 }
 

@@ -236,6 +236,8 @@ pub struct Options {
     pub create_interface: bool,
     /// Whose WireGuard to use.
     pub wireguard: WireGuard,
+    /// When packets between nodes of one location are encapsulated.
+    pub encapsulate: Encapsulation,
     /// Also route between the nodes of one location.
     pub local_routes: bool,
     /// Announce the private address as endpoint.
@@ -289,6 +291,7 @@ impl Args {
             clean_up_interface: self.clean_up_interface,
             create_interface: self.create_interface,
             wireguard: self.wireguard,
+            encapsulate: self.encapsulate,
             local_routes: self.local,
             prioritise_private_addresses: self.prioritise_private_addresses,
             listen: self.listen,

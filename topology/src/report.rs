@@ -55,6 +55,11 @@ pub struct Problem {
     pub error: String,
 }
 
+/// What a port that WireGuard cannot listen at is counted as: [`Problem::doing`].
+pub const PORT: &str = "port";
+/// What pod ranges that cannot be kept in the CNI configuration are counted as: [`Problem::doing`].
+pub const CNI: &str = "cni";
+
 /// A request that the API server does not grant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiProblem {

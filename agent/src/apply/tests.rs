@@ -94,7 +94,7 @@ async fn a_port_that_is_taken_is_named_and_tried_again_and_the_peers_are_set_mea
     let mut lab = Lab::new();
     lab.fake.world().port_taken = true;
     let (failures, calls) = lab.apply(&leader()).await;
-    assert!(matches!(&failures[..], [Failure { doing: "device", error }] if error.contains("51820")), "{failures:?}");
+    assert!(matches!(&failures[..], [Failure { doing: "port", error }] if error.contains("51820")), "{failures:?}");
     assert!(calls.contains(&"device -0 +a +b".to_owned()), "{calls:?}");
     assert_eq!(lab.apply(&leader()).await.0, failures);
     lab.fake.world().port_taken = false;

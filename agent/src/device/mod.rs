@@ -10,7 +10,10 @@ mod tests;
 mod userspace;
 
 use futures::future::BoxFuture;
-use topology::{DeviceDiff, DevicePlan, InterfaceName, PeerStatistics, PublicKey, SecretKey, report::Backend};
+use topology::{
+    DeviceDiff, DevicePlan, InterfaceName, PeerStatistics, PublicKey, SecretKey,
+    report::{Backend, PORT},
+};
 
 use self::{kernel::Kernel, userspace::Userspace};
 use crate::os::Netlink;
@@ -83,6 +86,17 @@ pub enum DeviceError {
         /// Why.
         source: Cause,
     },
+}
+
+impl DeviceError {
+    /// What was being done, as it is counted: a port that somebody else has is a case of its own, because
+    /// only somebody else can mend it.
+    pub fn doing(&self) -> &'static str {
+        match self {
+            Self::ListenPort { .. } => PORT,
+            _ => "device",
+        }
+    }
 }
 
 /// A WireGuard interface. Dropping it ends what lives in this process, and no more: an interface of

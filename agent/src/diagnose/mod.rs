@@ -16,6 +16,7 @@ use std::{
 };
 
 use axum::body::Bytes;
+use clap::ValueEnum;
 use tokio::{
     sync::{Mutex, watch},
     task::spawn_blocking,
@@ -42,8 +43,8 @@ const FRESH: Duration = Duration::from_millis(500);
 /// More interfaces than this are not told of; those of pods have no addresses and do not count.
 const INTERFACES: usize = 64;
 
-/// Kinds of interfaces that a kernel module makes. The agent tries them when it starts, which loads the
-/// module if there is one.
+/// Kinds of interfaces that a kernel module makes. An agent that would use one tries to make it when it
+/// starts, which loads the module if there is one.
 const KINDS: [&str; 2] = ["wireguard", "ipip"];
 
 /// Where the kernel lists its modules, also those that are built in (sysfs-module).
@@ -146,9 +147,14 @@ fn settings(options: &Options) -> Settings {
         granularity: options.granularity.to_string(),
         subnets: options.subnets.clone(),
         service_cidrs: options.service_cidrs.clone(),
-        encapsulate: "never".to_owned(),
-        wireguard: "auto".to_owned(),
+        encapsulate: text(options.encapsulate),
+        wireguard: text(options.wireguard),
     }
+}
+
+/// A flag's value as it is given.
+fn text(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// Unix milliseconds by the local clock; 0 before 1970.
@@ -179,6 +185,7 @@ mod tests {
         assert!(found.clock_ms > 1_700_000_000_000);
         assert_eq!(found.kernel.as_deref(), std::fs::read_to_string(RELEASE).ok().as_deref().map(str::trim));
         let settings = found.settings.unwrap();
+        assert_eq!((settings.encapsulate.as_str(), settings.wireguard.as_str()), ("never", "auto"));
         assert_eq!((settings.port, settings.service_cidrs), (7, vec!["10.96.0.0/16".parse().unwrap()]));
         assert_eq!(found.kinds.keys().map(String::as_str).collect::<Vec<_>>(), ["ipip", "wireguard"]);
         assert!(found.sysctls.contains_key("net.ipv4.ip_forward"));

@@ -26,6 +26,7 @@ fn the_defaults_are_kilos() {
             clean_up_interface: false,
             create_interface: true,
             wireguard: WireGuard::Auto,
+            encapsulate: Encapsulation::Never,
             local_routes: true,
             prioritise_private_addresses: false,
             listen: "[::]:1107".into(),

@@ -175,7 +175,7 @@ impl Follower {
                 cluster.peers = None;
                 Ok(true)
             }
-            Event::Unreadable { resource, error } => {
+            Event::Unreadable { resource, error, .. } => {
                 cluster.is_lost |= resource == "nodes";
                 self.trouble(format!("cluster {name}: {error}; it is taken to be as it was"));
                 Ok(false)

@@ -5,17 +5,15 @@
 //! containerd stops at a file that it cannot read.
 
 use super::{Check, Evidence, Verdict, diagnosis::CniDirectory};
+use crate::report::CNI;
 
 pub(super) const CHECK: Check =
     Check::passive("cni-config", "the container runtime takes the network configuration that the agent keeps", judge);
 
-/// What the agent counts failures to keep the file as.
-pub(super) const DOING: &str = "cni";
-
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
         let Some(directory) = &diagnosis.cni else { continue };
-        let failed = || diagnosis.report.problems.iter().find(|failure| failure.doing == DOING);
+        let failed = || diagnosis.report.problems.iter().find(|failure| failure.doing == CNI);
         if let Some((seen, remedy)) = problem(directory) {
             verdict.error(node, seen, remedy);
         } else if let Some(failure) = failed() {
@@ -114,7 +112,7 @@ mod tests {
     fn a_file_that_cannot_be_kept_is_told() {
         expect_only("cni-config", Error, "node/n1", &["read-only"], |evidence| {
             said(&mut evidence.nodes[0]).report.problems =
-                vec![Problem { doing: DOING.to_owned(), error: "read-only file system".to_owned() }];
+                vec![Problem { doing: CNI.to_owned(), error: "read-only file system".to_owned() }];
         });
     }
 }

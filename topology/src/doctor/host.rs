@@ -1,13 +1,17 @@
 //! What an agent could not do to its host.
 
-use super::{Check, Evidence, Verdict, cni};
+use super::{Check, Evidence, Verdict};
+use crate::report::{CNI, PORT};
 
 pub(super) const CHECK: Check =
-    Check::passive("host", "every agent made its host what it should be", judge).following(&["port"]);
+    Check::passive("host", "every agent made its host what it should be", judge).following(&["kernel-module"]);
+
+/// Other checks look at these.
+const ELSEWHERE: [&str; 2] = [CNI, PORT];
 
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
-        for problem in diagnosis.report.problems.iter().filter(|problem| problem.doing != cni::DOING) {
+        for problem in diagnosis.report.problems.iter().filter(|problem| !ELSEWHERE.contains(&problem.doing.as_str())) {
             let remedy = "remove what stands in the way; the agent tries again by itself";
             verdict.error(node, format!("{}: {}", problem.doing, problem.error), remedy);
         }

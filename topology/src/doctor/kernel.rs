@@ -20,7 +20,7 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
                 format!("--wireguard=kernel, and the kernel ({kernel}) has no WireGuard"),
                 "modprobe wireguard, if the kernel has it (Linux 5.6); else start the agent with --wireguard=auto",
             ),
-            (_, false, Some(Backend::Userspace)) => verdict.note(
+            ("auto", false, Some(Backend::Userspace)) => verdict.note(
                 node,
                 format!("the kernel ({kernel}) has no WireGuard: the agent itself moves the packets, which costs more"),
                 "modprobe wireguard, if the kernel has it (Linux 5.6), and restart the agent",
@@ -64,10 +64,9 @@ mod tests {
     fn what_lacks_is_an_error_only_if_it_was_asked_for() {
         let words = ["6.1.0", "modprobe wireguard"];
         expect_only("kernel-module", Note, "node/n1", &words, with("auto", false, Backend::Userspace));
-        expect_only("kernel-module", Note, "node/n1", &words, with("userspace", false, Backend::Userspace));
         expect_only("kernel-module", Note, "node/n1", &["by now"], with("auto", true, Backend::Userspace));
         expect_only("kernel-module", Error, "node/n1", &["--wireguard=kernel"], with("kernel", false, Backend::Kernel));
-        assert_eq!(findings(with("userspace", true, Backend::Userspace)), []);
+        assert_eq!(findings(with("userspace", false, Backend::Userspace)), [], "nobody has tried to load the module");
         expect_only("kernel-module", Error, "node/n1", &["--encapsulate=always", "modprobe ipip"], |evidence| {
             let diagnosis = said(&mut evidence.nodes[0]);
             diagnosis.settings.as_mut().unwrap().encapsulate = "always".to_owned();

@@ -1,6 +1,7 @@
 //! The UDP port that WireGuard listens at.
 
 use super::{Check, Evidence, Verdict};
+use crate::report::PORT;
 
 pub(super) const CHECK: Check = Check::passive("port", "WireGuard listens at its port on every leader", judge);
 
@@ -14,7 +15,9 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
             continue;
         }
         if port.others.is_empty() {
-            let evidence = format!("nobody listens at UDP port {}, to which the other locations send", port.port);
+            let why = diagnosis.report.problems.iter().find(|problem| problem.doing == PORT);
+            let why = why.map(|problem| format!(": {}", problem.error)).unwrap_or_default();
+            let evidence = format!("nobody listens at UDP port {}, to which the other locations send{why}", port.port);
             verdict.error(node, evidence, "read the agent's log");
         } else {
             verdict.error(
