@@ -11,8 +11,10 @@ mod docs;
 mod graph;
 mod mesh;
 mod outcome;
+mod probe;
 mod reach;
 mod showconf;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -40,5 +42,6 @@ async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Completion(shell) => completion::run(shell),
         Command::Graph => graph::run(global).await,
         Command::Showconf(command) => showconf::run(command, global).await,
+        Command::Verify(command) => verify::run(command, global).await,
     }
 }

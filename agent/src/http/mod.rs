@@ -206,8 +206,8 @@ mod tests {
         let (json, text) = ("application/json; charset=utf-8", "text/plain");
         for (kind, body, mesh, status, answer) in [
             (json, mtu, None, "503", "not known yet"),
-            (json, mtu, empty_mesh(), "404", "is not part of the mesh"),
-            (json, count, empty_mesh(), "404", "no watch for 00112233445566778899aabbccddeeff runs"),
+            (json, mtu, empty_mesh(), "409", "is not part of the mesh"),
+            (json, count, empty_mesh(), "410", "no watch for 00112233445566778899aabbccddeeff runs"),
             (json, knock, empty_mesh(), "400", "unknown field `address`"),
             (json, "garbage", empty_mesh(), "400", "this is no probe"),
             (json, &"x".repeat(2000), empty_mesh(), "413", ""),

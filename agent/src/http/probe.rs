@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use topology::probe::{NoWay, Request};
+use topology::probe::Request;
 
 use super::{Refusal, Shared};
 use crate::probe::ProbeError;
@@ -30,10 +30,9 @@ pub(super) async fn run(State(shared): State<Shared>, headers: HeaderMap, body: 
 fn refusal(error: ProbeError) -> Refusal {
     let status = match &error {
         ProbeError::NoMesh => StatusCode::SERVICE_UNAVAILABLE,
-        ProbeError::NoWay(NoWay::Unknown(_)) | ProbeError::NoWatch(_) => StatusCode::NOT_FOUND,
-        ProbeError::NoWay(NoWay::SameSegment(_)) | ProbeError::NotALeader { .. } | ProbeError::NoPods { .. } => {
-            StatusCode::CONFLICT
-        }
+        // Not 404: that is what an agent answers that knows no probes at all.
+        ProbeError::NoWay(_) | ProbeError::NotALeader { .. } | ProbeError::NoPods { .. } => StatusCode::CONFLICT,
+        ProbeError::NoWatch(_) => StatusCode::GONE,
         ProbeError::Busy => StatusCode::TOO_MANY_REQUESTS,
         ProbeError::System { .. } | ProbeError::Host(_) | ProbeError::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -123,19 +123,20 @@ pub fn set_option(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, 
 }
 
 /// A classic BPF program (linux/filter.h) that takes all but WireGuard data messages from or to `port`
-/// of the wrong length. A packet too short to be looked at is none of interest and is not taken.
-fn all_but_bulk(port: u16) -> [SockFilter; 23] {
+/// of the wrong length; several of the right one may be seen as one. A packet too short to be looked at is
+/// none of interest and is not taken.
+fn all_but_bulk(port: u16) -> [SockFilter; 25] {
     use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JA, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K};
-    use libc::{BPF_LD, BPF_LDX, BPF_MSH, BPF_RET};
+    use libc::{BPF_LD, BPF_LDX, BPF_MSH, BPF_RET, BPF_W};
     let plain = |code: u32, k: u32| SockFilter::new(code as u16, 0, 0, k);
     // Jumps are given as the numbers of their targets.
     let jump = |at: u8, kind: u32, k: u32, yes: u8, no: u8| {
         SockFilter::new((BPF_JMP | kind | BPF_K) as u16, yes - at - 1, no - at - 1, k)
     };
     let udp = libc::IPPROTO_UDP as u32;
-    let (port, wanted) = (u32::from(port), SEALED_PACKET as u32 + 8);
-    const TAKE: u8 = 21;
-    const LEAVE: u8 = 22;
+    let (port, sealed) = (u32::from(port), SEALED_PACKET as u32);
+    const TAKE: u8 = 23;
+    const LEAVE: u8 = 24;
     [
         /* 0 */ plain(BPF_LD | BPF_B | BPF_ABS, 0),
         /* 1 */ plain(BPF_ALU | BPF_AND | BPF_K, 0xf0),
@@ -162,8 +163,12 @@ fn all_but_bulk(port: u16) -> [SockFilter; 23] {
         /* 17 */ plain(BPF_LD | BPF_B | BPF_IND, 8),
         /* 18 */ jump(18, BPF_JEQ, 4, 19, TAKE),
         /* 19 */ plain(BPF_LD | BPF_H | BPF_IND, 4),
-        /* 20 */ jump(20, BPF_JEQ, wanted, TAKE, LEAVE),
-        /* 21 */ plain(BPF_RET | BPF_K, u32::MAX),
-        /* 22 */ plain(BPF_RET | BPF_K, 0),
+        /* 20 */ jump(20, BPF_JEQ, sealed + 8, TAKE, 21),
+        // Or does another message begin where one of that length would end?
+        /* 21 */
+        plain(BPF_LD | BPF_W | BPF_IND, 8 + sealed),
+        /* 22 */ jump(22, BPF_JEQ, 0x0400_0000, TAKE, LEAVE),
+        /* 23 */ plain(BPF_RET | BPF_K, u32::MAX),
+        /* 24 */ plain(BPF_RET | BPF_K, 0),
     ]
 }

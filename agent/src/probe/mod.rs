@@ -164,11 +164,12 @@ impl Prober {
         timeout(PATIENCE, self.turn.acquire()).await.ok().and_then(Result::ok).ok_or(ProbeError::Busy)
     }
 
-    /// Begins a watch, unless one runs that somebody still waits for.
+    /// Begins a watch, unless one runs that somebody else waits for. Asked for twice it begins anew: the
+    /// first answer may have been lost on its way.
     async fn watch(&self, node: &NodeName, token: Token) -> Result<topology::probe::Watching, ProbeError> {
         let way = self.way(node)?;
         let mut place = self.watch.lock().await;
-        if place.as_ref().is_some_and(Watch::is_running) {
+        if place.as_ref().is_some_and(|watch| watch.is_running() && watch.token() != token) {
             return Err(ProbeError::Busy);
         }
         let (watch, watching) = Watch::begin(&self.interface, &way, token).await?;

@@ -18,8 +18,8 @@ use crate::os::{
     packets::{PacketSocket, Seen},
 };
 
-/// How much of a packet is looked at. A mark stands near the beginning, whatever is around it.
-const LOOK: usize = 2048;
+/// No packet is longer, also not several that travel through the kernel as one.
+const LONGEST: usize = 1 << 16;
 
 /// After so many packets others get a turn.
 const BATCH: u64 = 64;
@@ -106,7 +106,7 @@ struct Count {
 impl Count {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> io::Result<Sightings> {
         let end = Instant::now() + Duration::from_secs(WATCH_SECONDS);
-        let mut buffer = vec![0; LOOK];
+        let mut buffer = vec![0; LONGEST];
         loop {
             tokio::select! {
                 biased;

@@ -4,6 +4,7 @@ use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use agent::{
     http::LatestTopology,
+    os::packets::set_option,
     probe::{ProbeError, Prober},
 };
 use serde_json::{Value, from_value};
@@ -125,12 +126,17 @@ fn sealed_datagrams_are_counted_and_the_bulk_is_not_even_looked_at() {
             for _ in 0..5 {
                 socket.send_to(&message[..SEALED_PACKET], to).unwrap();
             }
+            // Three of them and a keepalive as one, to be cut by the kernel.
+            let mut run = message[..SEALED_PACKET].repeat(3);
+            run.extend(&message[..32]);
+            set_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, SEALED_PACKET as libc::c_int).unwrap();
+            socket.send_to(&run, to).unwrap();
             // Another port's are somebody else's.
             let other = UdpSocket::bind((socket.local_addr().unwrap().ip(), 0)).unwrap();
             other.send_to(&message[..SEALED_PACKET], to).unwrap();
         }
         let seen: Sightings = ask(&prober, Request::Count { token: token() }).await;
-        assert_eq!(seen.sealed, Ways { sent: 10, received: 0 });
+        assert_eq!(seen.sealed, Ways { sent: 16, received: 0 });
         assert!(seen.packets < 1000, "{seen:?}");
         assert_eq!(seen.missed, 0);
     });

@@ -31,6 +31,9 @@ const HEAD_START: Duration = Duration::from_millis(400);
 /// So many nodes are asked at once.
 const AT_ONCE: usize = 128;
 
+/// RFC 6585, section 4.
+const TOO_MANY_REQUESTS: u16 = 429;
+
 /// The longest answer that is read, in bytes.
 const ANSWER_LIMIT: usize = 8 * 1024 * 1024;
 
@@ -89,6 +92,9 @@ pub enum Unreachable {
     /// An agent answered, and knows of no such question.
     #[error("its agent does not know {0}: it is upstream's, or too old")]
     Unknown(String),
+    /// An agent has too much to do; another time it will answer.
+    #[error("its agent has too much to do: {0}")]
+    Busy(String),
     /// An agent, or whoever has its port, answered something else.
     #[error("{0}")]
     Strange(String),
@@ -284,6 +290,9 @@ fn judge(answer: Answer, path: &str) -> Result<Vec<u8>, Failure> {
         _ => {
             let text = String::from_utf8_lossy(&body);
             let line = text.lines().next().unwrap_or_default();
+            if status == TOO_MANY_REQUESTS {
+                return Err(Failure::Agent(Unreachable::Busy(line.to_owned())));
+            }
             Err(Failure::Agent(Unreachable::Strange(format!(
                 "its agent answers {path} with HTTP status {status}: {line}"
             ))))

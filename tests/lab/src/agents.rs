@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -158,10 +158,19 @@ impl Lab {
 
     /// Runs `kgctl` with the lab's kubeconfig and gives its standard output.
     pub fn kgctl(&self, arguments: &[&str]) -> Result<String> {
+        self.control.exec(self.kgctl_argv(arguments)?)
+    }
+
+    /// As [`Lab::kgctl`], for one that may end with any exit code: gives that and both outputs.
+    pub fn kgctl_output(&self, arguments: &[&str]) -> Result<Output> {
+        self.control.output(self.kgctl_argv(arguments)?)
+    }
+
+    fn kgctl_argv(&self, arguments: &[&str]) -> Result<Vec<String>> {
         let mut argv = vec![program("kgctl")?.display().to_string()];
         argv.push(format!("--kubeconfig={}", self.api.cluster_kubeconfig().display()));
         argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        self.control.exec(argv)
+        Ok(argv)
     }
 }
 

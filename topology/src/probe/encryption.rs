@@ -11,8 +11,8 @@ use super::Sightings;
 /// What one experiment showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Experiment {
-    /// How many marked datagrams were sent.
-    pub sent: u32,
+    /// How many marked datagrams were sent; why none were, if so.
+    pub sent: Result<u32, String>,
     /// Whether the sending node leads its segment.
     pub sender_leads: bool,
     /// What the leader of the sending segment saw; why nothing is known, if so.
@@ -78,10 +78,11 @@ impl Experiment {
             (_, Err(why)) => return unseen("receiving end", why),
             (Ok(source), Ok(target)) => (source, target),
         };
-        let sent = self.sent;
-        if sent == 0 {
-            return Some("nothing could be sent".to_owned());
-        }
+        let sent = match &self.sent {
+            Err(why) => return Some(format!("nothing was sent: {why}")),
+            Ok(0) => return Some("nothing could be sent: there is no way to the other node's pods".to_owned()),
+            Ok(sent) => *sent,
+        };
         for (count, what) in [
             (source.tunnel.sent, "went into the tunnel"),
             (target.tunnel.received, "came out of the tunnel"),
@@ -128,7 +129,7 @@ mod tests {
     }
 
     fn experiment(source: Sightings, target: Sightings) -> Experiment {
-        Experiment { sent: 20, sender_leads: true, source: Ok(source), target: Ok(target), receiver: None }
+        Experiment { sent: Ok(20), sender_leads: true, source: Ok(source), target: Ok(target), receiver: None }
     }
 
     #[test]
@@ -186,7 +187,8 @@ mod tests {
                 experiment(Sightings { tunnel: sent(20), ..none() }, Sightings { tunnel: received(20), ..none() }),
                 "none was seen leaving as WireGuard",
             ),
-            ("nothing sent", Experiment { sent: 0, ..healthy() }, "nothing could be sent"),
+            ("nothing sent", Experiment { sent: Ok(0), ..healthy() }, "nothing could be sent"),
+            ("no sender", Experiment { sent: Err("no answer".to_owned()), ..healthy() }, "nothing was sent: no answer"),
             ("a blind sender", Experiment { source: Err("no answer".to_owned()), ..healthy() }, "sending end"),
             ("a blind receiver", Experiment { target: Err("no answer".to_owned()), ..healthy() }, "receiving end"),
             (

@@ -3,8 +3,10 @@
 //! A mark is a random token in a datagram's payload. Where the token can be read on the network under
 //! the mesh, so could everything else; where WireGuard messages of just the marked datagrams' size pass
 //! instead, and the datagrams come out of the tunnel, they went through it. [`Lens::judge`] looks at one
-//! packet, as packet(7) gives it from the network header on, and says only what kind it is. Formats:
-//! RFC 791, RFC 8200, RFC 768, WireGuard paper section 5.4.6.
+//! packet, as packet(7) gives it from the network header on, and says only what kind it is. Several
+//! datagrams of one flow may be seen as one long packet, before the kernel cuts it (segmentation offload) or
+//! after it joined them (GRO), and count as many. Formats: RFC 791, RFC 8200, RFC 768, WireGuard paper
+//! section 5.4.6.
 
 use std::{fmt, net::IpAddr};
 
@@ -20,6 +22,9 @@ pub const SEALED_PACKET: usize = MARKED_PACKET + 32;
 
 /// Where marked datagrams go inside the tunnel: the discard port (RFC 863), which answers nothing.
 pub const MARKED_PORT: u16 = 9;
+
+/// Within so many bytes the mark begins, whatever headers are around it.
+const LOOK: usize = 1024;
 
 /// How a marked payload begins. No WireGuard message begins so, and whoever finds one can look it up.
 const PREAMBLE: &[u8] = b"kilo probe: see kgctl ";
@@ -142,14 +147,14 @@ pub enum Direction {
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// A datagram with the mark, with its source.
-    Marked(IpAddr),
-    /// A packet in which the mark can be read, inside something else.
-    Readable,
+    /// So many datagrams with the mark, with their source.
+    Marked(IpAddr, u32),
+    /// The mark can be read in it so many times, inside something else.
+    Readable(u32),
     /// A packet between pods of the two segments, perhaps inside another IP packet.
     Pods,
-    /// A WireGuard data message of the length that a marked datagram has when it is sealed.
-    Sealed,
+    /// So many WireGuard data messages of the length that a marked datagram has when it is sealed.
+    Sealed(u32),
     /// Nothing that matters.
     Other,
 }
@@ -158,19 +163,21 @@ impl Lens {
     /// What `packet`, from its IP header on, is.
     pub fn judge(&self, packet: &[u8], direction: Direction) -> Sight {
         let header = Header::read(packet);
-        let is_marked = contains(packet, &self.token.0);
-        match header {
+        match (header, marks(packet, &self.token.0)) {
+            (Some(header), 0) => match header.sealed(self.port, direction) {
+                0 if self.is_between_pods(&header) => Sight::Pods,
+                0 => Sight::Other,
+                count => Sight::Sealed(count),
+            },
+            (None, 0) => Sight::Other,
             // The network answers with what it does not deliver (RFC 792, RFC 4443); that is the
             // answer's way, and not that of the datagram.
-            Some(Header { protocol: ICMP | ICMPV6, .. }) if is_marked => Sight::Other,
-            Some(header) if is_marked => match header.datagram() {
-                Some(Datagram { payload, .. }) if payload.starts_with(PREAMBLE) => Sight::Marked(header.source),
-                _ => Sight::Readable,
+            (Some(Header { protocol: ICMP | ICMPV6, .. }), _) => Sight::Other,
+            (Some(header), count) => match header.datagram() {
+                Some(Datagram { payload, .. }) if payload.starts_with(PREAMBLE) => Sight::Marked(header.source, count),
+                _ => Sight::Readable(count),
             },
-            None if is_marked => Sight::Readable,
-            Some(header) if header.is_sealed(self.port, direction) => Sight::Sealed,
-            Some(header) if self.is_between_pods(&header) => Sight::Pods,
-            _ => Sight::Other,
+            (None, count) => Sight::Readable(count),
         }
     }
 
@@ -237,16 +244,20 @@ impl<'a> Header<'a> {
         })
     }
 
-    fn is_sealed(&self, port: u16, direction: Direction) -> bool {
-        self.datagram().is_some_and(|datagram| {
-            let own = match direction {
-                Direction::Sent => datagram.source_port,
-                Direction::Received => datagram.destination_port,
-            };
-            own == port
-                && usize::from(datagram.length) == SEALED_PACKET + 8
-                && datagram.payload.starts_with(&[4, 0, 0, 0])
-        })
+    /// How many WireGuard data messages of the wanted length this is, from or to the own `port`. Of several
+    /// that are sent as one only the last may be shorter.
+    fn sealed(&self, port: u16, direction: Direction) -> u32 {
+        let Some(datagram) = self.datagram() else { return 0 };
+        let own = match direction {
+            Direction::Sent => datagram.source_port,
+            Direction::Received => datagram.destination_port,
+        };
+        let length = usize::from(datagram.length).saturating_sub(8);
+        let payload = &datagram.payload[..datagram.payload.len().min(length)];
+        let mut messages = payload.chunks(SEALED_PACKET);
+        let count = messages.clone().filter(|message| message.len() == SEALED_PACKET).count();
+        let is_data = messages.all(|message| message.starts_with(&[4, 0, 0, 0]));
+        if own == port && is_data { u32::try_from(count).unwrap_or(u32::MAX) } else { 0 }
     }
 }
 
@@ -254,8 +265,18 @@ fn be16(bytes: &[u8]) -> Option<u16> {
     bytes.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }
 
-fn contains(packet: &[u8], wanted: &[u8; 16]) -> bool {
-    packet.windows(wanted.len()).any(|window| window == wanted)
+/// How often `wanted` stands in `packet`: not at all unless it does so near the beginning.
+fn marks(packet: &[u8], wanted: &[u8; 16]) -> u32 {
+    let find = |from: &[u8]| from.windows(wanted.len()).position(|window| window == wanted);
+    let mut count = 0;
+    let mut rest = packet;
+    let mut found = find(&packet[..packet.len().min(LOOK)]);
+    while let Some(at) = found {
+        count += 1;
+        rest = &rest[at + wanted.len()..];
+        found = find(rest);
+    }
+    count
 }
 
 /// How many packets went each way.
@@ -268,12 +289,12 @@ pub struct Ways {
 }
 
 impl Ways {
-    fn count(&mut self, direction: Direction) {
+    fn add(&mut self, direction: Direction, count: u32) {
         let counter = match direction {
             Direction::Sent => &mut self.sent,
             Direction::Received => &mut self.received,
         };
-        *counter = counter.saturating_add(1);
+        *counter = counter.saturating_add(count);
     }
 }
 
@@ -305,18 +326,18 @@ impl Sightings {
     pub fn add(&mut self, sight: Sight, tunnel: bool, direction: Direction) {
         self.packets = self.packets.saturating_add(1);
         match (sight, tunnel) {
-            (Sight::Marked(_), true) => self.tunnel.count(direction),
+            (Sight::Marked(_, count), true) => self.tunnel.add(direction, count),
             (_, true) | (Sight::Other, _) => {}
-            (Sight::Marked(source), false) => {
-                self.readable.count(direction);
+            (Sight::Marked(source, count), false) => {
+                self.readable.add(direction, count);
                 let is_new = direction == Direction::Received && !self.sources.contains(&source);
                 if is_new && self.sources.len() < MOST_SOURCES {
                     self.sources.push(source);
                 }
             }
-            (Sight::Readable, false) => self.readable.count(direction),
-            (Sight::Pods, false) => self.pods.count(direction),
-            (Sight::Sealed, false) => self.sealed.count(direction),
+            (Sight::Readable(count), false) => self.readable.add(direction, count),
+            (Sight::Pods, false) => self.pods.add(direction, 1),
+            (Sight::Sealed(count), false) => self.sealed.add(direction, count),
         }
     }
 }

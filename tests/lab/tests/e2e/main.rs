@@ -22,3 +22,4 @@ mod outage;
 mod peers;
 mod repair;
 mod support;
+mod verify;

@@ -55,19 +55,25 @@ fn each_kind_of_packet_is_known() {
     let message = |from, to, kind, length| ipv4(UDP, A, B, &udp(from, to, &sealed(kind, length)));
     let mut fragment = marked.clone();
     fragment[7] = 1;
+    let run = [sealed(4, SEALED_PACKET), sealed(4, SEALED_PACKET), sealed(4, SEALED_PACKET), sealed(4, 32)].concat();
+    let marks = token().marked(Family::Ipv4).repeat(3);
+    let deep = [vec![0; LOOK], token().knock()].concat();
     use Direction::{Received, Sent};
     for (what, packet, direction, expected) in [
-        ("marked", marked.clone(), Sent, Sight::Marked(POD_A.into())),
-        ("marked, IPv6", marked6.clone(), Received, Sight::Marked("fd42:1::1".parse().unwrap())),
-        ("knock", knock.clone(), Received, Sight::Marked(A.into())),
-        ("in IPIP", ipv4(IPV4, A, B, &marked), Sent, Sight::Readable),
-        ("in VXLAN", ipv4(UDP, A, B, &udp(9, 4789, &[&[0; 22], &marked[..]].concat())), Sent, Sight::Readable),
-        ("a later fragment", fragment, Sent, Sight::Readable),
-        ("not IP at all", [&[0xff; 10], &marked[..]].concat(), Sent, Sight::Readable),
+        ("marked", marked.clone(), Sent, Sight::Marked(POD_A.into(), 1)),
+        ("marked, IPv6", marked6.clone(), Received, Sight::Marked("fd42:1::1".parse().unwrap(), 1)),
+        ("knock", knock.clone(), Received, Sight::Marked(A.into(), 1)),
+        ("in IPIP", ipv4(IPV4, A, B, &marked), Sent, Sight::Readable(1)),
+        ("in VXLAN", ipv4(UDP, A, B, &udp(9, 4789, &[&[0; 22], &marked[..]].concat())), Sent, Sight::Readable(1)),
+        ("a later fragment", fragment, Sent, Sight::Readable(1)),
+        ("not IP at all", [&[0xff; 10], &marked[..]].concat(), Sent, Sight::Readable(1)),
         ("quoted by an ICMP error", ipv4(ICMP, B, A, &knock), Received, Sight::Other),
         ("quoted by an ICMPv6 error", ipv6(ICMPV6, "fd42:2::1", "fd42:1::1", &marked6), Received, Sight::Other),
-        ("sealed", message(51820, 7, 4, SEALED_PACKET), Sent, Sight::Sealed),
-        ("sealed, in", message(7, 51820, 4, SEALED_PACKET), Received, Sight::Sealed),
+        ("sealed", message(51820, 7, 4, SEALED_PACKET), Sent, Sight::Sealed(1)),
+        ("sealed, in", message(7, 51820, 4, SEALED_PACKET), Received, Sight::Sealed(1)),
+        ("three sealed and a keepalive", ipv4(UDP, A, B, &udp(51820, 7, &run)), Sent, Sight::Sealed(3)),
+        ("three marked", ipv4(UDP, POD_A, POD_B, &udp(7, MARKED_PORT, &marks)), Sent, Sight::Marked(POD_A.into(), 3)),
+        ("too deep inside to be a mark", ipv4(UDP, A, B, &udp(7, 9, &deep)), Sent, Sight::Other),
         ("of another port", message(7, 51820, 4, SEALED_PACKET), Sent, Sight::Other),
         ("of another size", message(51820, 7, 4, SEALED_PACKET + 16), Sent, Sight::Other),
         ("a handshake", message(51820, 7, 1, SEALED_PACKET), Sent, Sight::Other),
@@ -103,18 +109,18 @@ fn garbage_is_judged_without_panic() {
 #[test]
 fn what_is_seen_adds_up() {
     let mut sightings = Sightings::default();
-    let marked = Sight::Marked(A.into());
+    let marked = Sight::Marked(A.into(), 1);
     sightings.add(marked, true, Direction::Sent);
     sightings.add(marked, false, Direction::Received);
     sightings.add(marked, false, Direction::Received);
-    sightings.add(Sight::Readable, false, Direction::Sent);
+    sightings.add(Sight::Readable(1), false, Direction::Sent);
     sightings.add(Sight::Pods, false, Direction::Sent);
     // Inside the tunnel packets between pods are what should be there.
     sightings.add(Sight::Pods, true, Direction::Sent);
-    sightings.add(Sight::Sealed, false, Direction::Sent);
+    sightings.add(Sight::Sealed(1), false, Direction::Sent);
     sightings.add(Sight::Other, false, Direction::Sent);
     for n in 0..50 {
-        sightings.add(Sight::Marked([192, 0, 2, n].into()), false, Direction::Sent);
+        sightings.add(Sight::Marked([192, 0, 2, n].into(), 1), false, Direction::Sent);
     }
     let expected = Sightings {
         tunnel: Ways { sent: 1, received: 0 },
@@ -127,7 +133,7 @@ fn what_is_seen_adds_up() {
     };
     assert_eq!(sightings, expected);
     for n in 0..50 {
-        sightings.add(Sight::Marked([192, 0, 2, n].into()), false, Direction::Received);
+        sightings.add(Sight::Marked([192, 0, 2, n].into(), 1), false, Direction::Received);
     }
     assert_eq!(sightings.sources.len(), MOST_SOURCES);
 }
