@@ -33,7 +33,7 @@ impl Mesh {
 }
 
 /// The end of a message about a wrong name: the nearest ones, or how many there are.
-fn suggestion<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
+pub fn suggestion<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
     let mut near: Vec<_> = names.map(|name| (strsim::jaro_winkler(wrong, name), name)).collect();
     if near.is_empty() {
         return ", which has none".to_owned();

@@ -10,7 +10,7 @@ use clap::{
 };
 use topology::Granularity;
 
-use crate::{cluster, completion, showconf, verify};
+use crate::{cluster, completion, showconf, status, verify};
 
 /// What `kgctl --version` says after the name, as upstream words it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
@@ -120,6 +120,7 @@ pub enum Command {
     /// Print the mesh as a graph in Graphviz' DOT language.
     Graph,
     Showconf(showconf::Showconf),
+    Status(status::Command),
     Verify(verify::Verify),
 }
 

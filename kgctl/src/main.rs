@@ -14,6 +14,8 @@ mod outcome;
 mod probe;
 mod reach;
 mod showconf;
+mod status;
+mod terminal;
 mod verify;
 
 use std::process::ExitCode;
@@ -42,6 +44,7 @@ async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Completion(shell) => completion::run(shell),
         Command::Graph => graph::run(global).await,
         Command::Showconf(command) => showconf::run(command, global).await,
+        Command::Status(command) => status::run(command, global).await,
         Command::Verify(command) => verify::run(command, global).await,
     }
 }

@@ -1,11 +1,14 @@
 //! The mesh as the cluster describes it at this moment.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use agent::cluster::{Client, NodeRecord, PeerRecord};
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use topology::{Granularity, Input, LeftOut, Membership, Node, Peer, Topology, Warning, annotations, peer};
+use topology::{Granularity, Input, LeftOut, Membership, Node, NodeName, Peer, Topology, Warning, annotations, peer};
 
 use crate::{cli::Global, outcome};
 
@@ -71,33 +74,65 @@ impl Mesh {
 
     /// The mesh that `nodes` and `peers` describe.
     pub fn new(nodes: &[NodeRecord], peers: &[PeerRecord], options: &Options<'_>) -> anyhow::Result<Self> {
+        let census = Census::new(nodes, peers, options);
+        let topology = census.topology(options)?;
+        let left_out = census.left_out(&topology, options.now);
+        let Census { peers, mut warnings, .. } = census;
+        warnings.extend(topology.warnings.iter().cloned());
+        Ok(Self { topology, warnings, peers, left_out })
+    }
+}
+
+/// What the objects of a cluster say, whether they make a mesh or not.
+pub struct Census {
+    /// All nodes, ordered by name.
+    pub nodes: Vec<Node>,
+    /// Those of them that have checked in of late.
+    pub alive: BTreeSet<NodeName>,
+    /// The valid peers.
+    pub peers: Vec<Peer>,
+    /// What of the objects cannot be used.
+    pub warnings: Vec<Warning>,
+}
+
+impl Census {
+    /// What `nodes` and `peers` say.
+    pub fn new(nodes: &[NodeRecord], peers: &[PeerRecord], options: &Options<'_>) -> Self {
         let mut warnings = Vec::new();
-        let (known, members) = decode_nodes(nodes, options, &mut warnings);
-        let is_alive = |node: &Node| members.is_alive(&node.name);
-        let nodes: Vec<&Node> = known.iter().filter(|node| node.missing().is_empty() && is_alive(node)).collect();
+        let (nodes, membership) = decode_nodes(nodes, options, &mut warnings);
+        let peers = valid_peers(peers, &mut warnings);
+        let alive = nodes.iter().map(|node| &node.name).filter(|name| membership.is_alive(name)).cloned().collect();
+        Self { nodes, alive, peers, warnings }
+    }
+
+    /// The mesh that they make.
+    pub fn topology(&self, options: &Options<'_>) -> anyhow::Result<Topology> {
+        let is_ready = |node: &&Node| node.missing().is_empty() && self.alive.contains(&node.name);
+        let nodes: Vec<&Node> = self.nodes.iter().filter(is_ready).collect();
         if nodes.is_empty() {
             bail!(
                 "no node of the cluster is part of a mesh: none has checked in within the last {} s",
                 CHECK_IN_TIMEOUT.as_secs()
             );
         }
-        let peers = valid_peers(peers, &mut warnings);
         let announced = || nodes.iter().find_map(|node| node.granularity);
         let granularity = options.granularity.or_else(announced);
         let granularity =
             granularity.context("no node announces its granularity: pass --mesh-granularity=location or full")?;
         let subnets = kilo_subnets(&nodes)?;
-        let input = Input { nodes, peers: peers.iter().collect(), granularity, subnets: &subnets };
-        let topology = Topology::build(&input)?;
-        warnings.extend(topology.warnings.iter().cloned());
-        let left_out =
-            known.iter().filter_map(|node| LeftOut::judge(node, is_alive(node), &topology, options.now)).collect();
-        Ok(Self { topology, warnings, peers, left_out })
+        let input = Input { nodes, peers: self.peers.iter().collect(), granularity, subnets: &subnets };
+        Ok(Topology::build(&input)?)
+    }
+
+    /// The nodes that `topology` does not have, ordered by name.
+    pub fn left_out(&self, topology: &Topology, now: i64) -> Vec<LeftOut> {
+        let judge = |node: &Node| LeftOut::judge(node, self.alive.contains(&node.name), topology, now);
+        self.nodes.iter().filter_map(judge).collect()
     }
 }
 
 /// A mesh works without Peers.
-fn no_definition() -> Warning {
+pub fn no_definition() -> Warning {
     Warning {
         object: format!("customresourcedefinition/{}.{}", peer::PLURAL, peer::GROUP),
         field: "metadata.name".to_owned(),

@@ -1,6 +1,9 @@
 //! Why a node is no part of the mesh, in words for whoever asks.
 
-use crate::{Node, Topology, annotations::LAST_SEEN};
+use crate::{
+    Node, Topology,
+    annotations::{ENDPOINT, FORCE_ENDPOINT, LAST_SEEN},
+};
 
 /// A node that is left out of the mesh, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +12,8 @@ pub struct LeftOut {
     pub node: Node,
     /// Each annotation or field that keeps it out, by name; never empty.
     pub reasons: Vec<String>,
+    /// What to do about it.
+    pub remedy: String,
 }
 
 impl LeftOut {
@@ -25,7 +30,7 @@ impl LeftOut {
         if reasons.is_empty() {
             reasons = disputes(node, topology);
         }
-        Some(Self { node: node.clone(), reasons })
+        Some(Self { node: node.clone(), reasons, remedy: remedy(node, is_alive) })
     }
 }
 
@@ -33,6 +38,21 @@ fn silence(last_seen: i64, now: i64) -> String {
     match last_seen {
         0 => "has never checked in".to_owned(),
         _ => format!("has not checked in for {} s ({LAST_SEEN})", now.saturating_sub(last_seen).max(0)),
+    }
+}
+
+/// What brings `node` into the mesh. What is missing on a Node without a living agent is missing because
+/// there is none.
+fn remedy(node: &Node, is_alive: bool) -> String {
+    let (name, missing) = (&node.name, node.missing());
+    if missing.contains(&"spec.podCIDR") && is_alive {
+        "run kube-controller-manager with --allocate-node-cidrs and --cluster-cidr".to_owned()
+    } else if missing.contains(&ENDPOINT) && is_alive {
+        format!("kubectl annotate node {name} --overwrite {FORCE_ENDPOINT}=HOST:PORT")
+    } else if missing.is_empty() && is_alive {
+        format!("change what node/{name} and another object both claim")
+    } else {
+        format!("see that the agent (kg) runs on {name}, and read its log")
     }
 }
 
@@ -88,6 +108,16 @@ mod tests {
                 "has never checked in"
             ]
         );
+        let with = |change: fn(&mut Node)| {
+            let mut node = node("a", 1);
+            change(&mut node);
+            node
+        };
+        assert!(remedy(&a, false).contains("runs on a"));
+        assert!(remedy(&with(|node| node.key = None), true).contains("runs on a"));
+        assert!(remedy(&with(|node| node.endpoint = None), true).contains("force-endpoint=HOST:PORT"));
+        assert!(remedy(&with(|node| node.pod_cidrs.clear()), true).contains("--allocate-node-cidrs"));
+        assert!(remedy(&a, true).contains("both claim"));
         assert_eq!(reasons(&a, false, &[]), ["has not checked in for 600 s (kilo.squat.ai/last-seen)"]);
         assert_eq!(
             reasons(&twin, true, &[a, twin.clone()]),

@@ -132,7 +132,7 @@ pub struct Report {
     /// The nodes that it leaves out of its mesh, and why.
     #[serde(default)]
     pub left_out: BTreeMap<NodeName, String>,
-    /// The WireGuard peers: other segments and Peer objects, by public key.
+    /// The WireGuard peers, other segments and Peer objects, ordered by label.
     #[serde(default)]
     pub peers: Vec<PeerReport>,
 }
@@ -205,6 +205,7 @@ impl Report {
             rtt_microseconds: None,
         });
         self.peers = peers.collect();
+        self.peers.sort_by(|a, b| a.label.cmp(&b.label));
     }
 
     /// Adds what the device knows of the peers.

@@ -2,9 +2,10 @@
 //! directly.
 //!
 //! Which of them is open depends on where kgctl runs and on what its user may do, so that by default
-//! all are tried, the next one a moment after the last: whichever answers first wins. An answer of the
-//! agent ends it, whatever it says; an answer of the API server that it could not, or would not, pass
-//! the question on is only the failure of one way.
+//! all are tried, the next one a while after the last: whichever brings an answer first wins. That the
+//! API server could not, or would not, pass the question on is only the failure of one way. So is
+//! whatever else than an answer is said at an address that was connected to directly, unless that way
+//! was chosen: where kgctl runs, a node's private address may be somebody else's.
 
 mod direct;
 
@@ -25,8 +26,9 @@ use topology::{Endpoint, annotations};
 /// second for theirs, because they wait for echoes.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How much later the next way is tried than the one before, if that is still silent.
-const HEAD_START: Duration = Duration::from_millis(400);
+/// How much later the next way is tried than the one before, if that is still silent: a little longer
+/// than agents take.
+const HEAD_START: Duration = Duration::from_millis(1400);
 
 /// So many nodes are asked at once.
 const AT_ONCE: usize = 128;
@@ -70,6 +72,13 @@ enum Way {
     Direct(SocketAddr),
     /// To the host name that is the node's endpoint.
     DirectName(String),
+}
+
+impl Way {
+    /// Whether whoever answers is the node's: the API server knows where the node is.
+    fn is_sure(&self) -> bool {
+        matches!(self, Self::Pod(_) | Self::Node(_))
+    }
 }
 
 impl fmt::Display for Way {
@@ -167,14 +176,16 @@ impl Agents {
                 }
             };
             match finished {
-                Some((_, Ok(body))) => return read(&body, question.path),
-                Some((_, Err(Failure::Agent(answered)))) => return Err(answered),
-                Some((way, Err(Failure::Way(why)))) => {
-                    failures.push(format!("{way}: {why}"));
-                    tried.extend(ways.next().map(|way| self.attempt(way, question)));
-                }
                 None => return Err(Unreachable::NoWay(failures)),
+                Some((way, answer)) => match answer.and_then(|answer| judge(answer, node, question.path)) {
+                    Ok(answer) => return Ok(answer),
+                    Err(Failure::Way(why)) => failures.push(format!("{way}: {why}")),
+                    Err(Failure::Agent(busy @ Unreachable::Busy(_))) => return Err(busy),
+                    Err(Failure::Agent(said)) if self.via == Via::Direct || way.is_sure() => return Err(said),
+                    Err(Failure::Agent(said)) => failures.push(format!("{way}: {said}")),
+                },
             }
+            tried.extend(ways.next().map(|way| self.attempt(way, question)));
         }
     }
 
@@ -211,10 +222,10 @@ impl Agents {
         self.pods.get_or_init(|| list).await
     }
 
-    async fn attempt(&self, way: Way, question: &Question<'_>) -> (Way, Result<Vec<u8>, Failure>) {
+    async fn attempt(&self, way: Way, question: &Question<'_>) -> (Way, Result<Answer, Failure>) {
         let answer = timeout(question.patience, self.send(&way, question)).await;
         let answer = answer.unwrap_or_else(|_| Err(silence(question.patience)));
-        (way, answer.map_err(Failure::Way).and_then(|answer| judge(answer, question.path)))
+        (way, answer.map_err(Failure::Way))
     }
 
     async fn send(&self, way: &Way, question: &Question<'_>) -> Result<Answer, String> {
@@ -280,37 +291,36 @@ fn direct_ways(node: &NodeRecord, port: u16) -> Vec<Way> {
     ways
 }
 
-/// What an answer says: the body of the agent's, or who failed.
-fn judge(answer: Answer, path: &str) -> Result<Vec<u8>, Failure> {
+/// What `answer`, to a question for `path`, says if it is that of the agent of `node`.
+fn judge<T: DeserializeOwned>(answer: Answer, node: &NodeRecord, path: &str) -> Result<T, Failure> {
     let Answer { status, body } = answer;
+    let strange = |what: String| Failure::Agent(Unreachable::Strange(what));
+    let value = serde_json::from_slice::<Value>(&body);
     match status {
-        200..=299 => Ok(body),
-        _ if let Some(message) = api_servers(&body) => Err(Failure::Way(message)),
+        200..=299 => {
+            let read = value.and_then(|value| match value["node"].as_str() {
+                Some(other) if other != node.name => Err(serde::de::Error::custom(format!("it is of node/{other}"))),
+                _ => serde_json::from_value(value),
+            });
+            let wrong = |error| format!("the answer to {path} is not that of its agent: {error}; check --agent-port");
+            read.map_err(|error| strange(wrong(error)))
+        }
+        _ if let Some(message) = value.ok().as_ref().and_then(api_servers) => Err(Failure::Way(message)),
         404 | 405 => Err(Failure::Agent(Unreachable::Unknown(path.to_owned()))),
         _ => {
             let text = String::from_utf8_lossy(&body);
             let line = text.lines().next().unwrap_or_default();
-            if status == TOO_MANY_REQUESTS {
-                return Err(Failure::Agent(Unreachable::Busy(line.to_owned())));
-            }
-            Err(Failure::Agent(Unreachable::Strange(format!(
-                "its agent answers {path} with HTTP status {status}: {line}"
-            ))))
+            let busy = || Failure::Agent(Unreachable::Busy(line.to_owned()));
+            let other = || strange(format!("its agent answers {path} with HTTP status {status}: {line}"));
+            Err(if status == TOO_MANY_REQUESTS { busy() } else { other() })
         }
     }
 }
 
 /// The message of a `Status` object, by which the API server tells of its own failures.
-fn api_servers(body: &[u8]) -> Option<String> {
-    let status: Value = serde_json::from_slice(body).ok()?;
-    let is_status = status["kind"] == "Status" && status["apiVersion"] == "v1";
-    is_status.then(|| status["message"].as_str().unwrap_or("the API server gives no reason").to_owned())
-}
-
-fn read<T: DeserializeOwned>(body: &[u8], path: &str) -> Result<T, Unreachable> {
-    serde_json::from_slice(body).map_err(|error| {
-        Unreachable::Strange(format!("the answer to {path} is not what an agent says: {error}; check --agent-port"))
-    })
+fn api_servers(answer: &Value) -> Option<String> {
+    let is_status = answer["kind"] == "Status" && answer["apiVersion"] == "v1";
+    is_status.then(|| answer["message"].as_str().unwrap_or("the API server gives no reason").to_owned())
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Servers on loopback stand for agents; the API server is a server that answers what the test says.
 
 use super::*;
+use futures::future::BoxFuture;
 use std::sync::{Arc, Mutex};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
 
-/// A server that gives the same answer to everything, after a while, and remembers what it was asked.
+/// A server that gives the same answer to everything, when the time has come, and remembers what it was
+/// asked.
 struct Fixed {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -15,25 +17,30 @@ struct Fixed {
 
 impl Fixed {
     async fn answering(status: u16, body: &str) -> Self {
-        Self::slow(Duration::ZERO, status, body).await
+        Self::later(|| Box::pin(std::future::ready(())), status, body).await
     }
 
-    async fn slow(delay: Duration, status: u16, body: &str) -> Self {
+    async fn later(
+        time_has_come: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,
+        status: u16,
+        body: &str,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let answer =
             format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
         let log = asked.clone();
+        let time_has_come = Arc::new(time_has_come);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (answer, log) = (answer.clone(), log.clone());
+                let (answer, log, time_has_come) = (answer.clone(), log.clone(), time_has_come.clone());
                 tokio::spawn(async move {
                     let mut request = vec![0; 4096];
                     let length = stream.read(&mut request).await.unwrap_or_default();
                     let text = String::from_utf8_lossy(&request[..length]);
                     log.lock().unwrap().push(text.lines().next().unwrap_or_default().to_owned());
-                    sleep(delay).await;
+                    time_has_come().await;
                     _ = stream.write_all(answer.as_bytes()).await;
                 });
             }
@@ -87,7 +94,7 @@ async fn what_the_api_server_refuses_is_tried_directly() {
 
 #[tokio::test]
 async fn a_way_that_is_silent_does_not_hold_up_the_next() {
-    let api = Fixed::slow(PATIENCE * 10, 200, "{}").await;
+    let api = Fixed::later(|| Box::pin(std::future::pending()), 200, "{}").await;
     let agent = Fixed::answering(200, "{}").await;
     let agents = Agents { via: Via::Auto, ..agents(&api, Some(&agent), Via::Auto).await };
     agents.pods.set(Ok(BTreeMap::new())).unwrap();
@@ -116,7 +123,7 @@ async fn an_agent_that_answers_something_else_is_named_and_asked_only_once() {
         (
             200,
             "<html>",
-            "the answer to /status is not what an agent says: expected value at line 1 column 1; check --agent-port",
+            "the answer to /status is not that of its agent: expected value at line 1 column 1; check --agent-port",
         ),
     ] {
         let (api, agent) = (Fixed::answering(status, body).await, Fixed::answering(200, "{}").await);
@@ -124,6 +131,33 @@ async fn an_agent_that_answers_something_else_is_named_and_asked_only_once() {
         agents.pods.set(Ok(BTreeMap::new())).unwrap();
         assert_eq!(get(&agents).await, Err(expected.to_owned()));
         assert_eq!(agent.asked(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn who_is_at_a_nodes_address_here_may_be_somebody_else() {
+    let refusing = Fixed::answering(403, FORBIDDEN).await;
+    for (status, body, expected) in [
+        (404, "not here", "its agent does not know /status: it is upstream's, or too old"),
+        (200, r#"{"node":"b"}"#, "the answer to /status is not that of its agent: it is of node/b; check --agent-port"),
+    ] {
+        let other = Fixed::answering(status, body).await;
+        assert_eq!(get(&agents(&refusing, Some(&other), Via::Direct).await).await, Err(expected.to_owned()));
+        let error = get(&agents(&refusing, Some(&other), Via::Auto).await).await.unwrap_err();
+        assert!(error.contains("is forbidden; directly to 127.0.0.1:") && error.ends_with(expected), "{error}");
+        let (asked, before) = (other.asked.clone(), other.asked().len());
+        let was_asked = move || {
+            let asked = asked.clone();
+            Box::pin(async move {
+                while asked.lock().unwrap().len() == before {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }) as BoxFuture<'static, ()>
+        };
+        let slow = Fixed::later(was_asked, 200, r#"{"node":"a"}"#).await;
+        let agents = agents(&slow, Some(&other), Via::Auto).await;
+        agents.pods.set(Ok(BTreeMap::new())).unwrap();
+        assert_eq!(get(&agents).await.unwrap()["node"], "a", "what the proxy brings counts, though it comes later");
     }
 }
 

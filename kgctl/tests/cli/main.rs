@@ -5,3 +5,4 @@ mod cluster;
 mod completion;
 mod errors;
 mod showconf;
+mod status;
