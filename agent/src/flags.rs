@@ -22,7 +22,7 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
 const LONGEST_INTERFACE_NAME: usize = 15;
 
 /// The smallest MTU: what every IPv4 host must be able to reassemble (RFC 791).
-const SMALLEST_MTU: u16 = 576;
+pub const SMALLEST_MTU: u16 = 576;
 
 /// Wording of a boolean flag that can be given as `--flag`, `--flag=true` or `--flag=false`.
 macro_rules! boolean {

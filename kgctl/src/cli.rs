@@ -10,7 +10,7 @@ use clap::{
 };
 use topology::Granularity;
 
-use crate::{cluster, completion, showconf, status, verify};
+use crate::{cluster, completion, connect, showconf, status, verify};
 
 /// What `kgctl --version` says after the name, as upstream words it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
@@ -117,6 +117,7 @@ pub enum Command {
     #[command(subcommand)]
     Cluster(cluster::Cluster),
     Completion(completion::Completion),
+    Connect(connect::Connect),
     /// Print the mesh as a graph in Graphviz' DOT language.
     Graph,
     Showconf(showconf::Showconf),

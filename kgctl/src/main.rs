@@ -6,6 +6,7 @@ mod cidrs;
 mod cli;
 mod cluster;
 mod completion;
+mod connect;
 #[cfg(test)]
 mod docs;
 mod graph;
@@ -42,6 +43,7 @@ async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     match &cli.command {
         Command::Cluster(command) => cluster::run(command, global).await,
         Command::Completion(shell) => completion::run(shell),
+        Command::Connect(command) => connect::run(command, global).await,
         Command::Graph => graph::run(global).await,
         Command::Showconf(command) => showconf::run(command, global).await,
         Command::Status(command) => status::run(command, global).await,

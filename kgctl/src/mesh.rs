@@ -12,6 +12,9 @@ use topology::{Granularity, Input, LeftOut, Membership, Node, NodeName, Peer, To
 
 use crate::{cli::Global, outcome};
 
+/// What to do where the granularity cannot be known.
+pub const NO_GRANULARITY: &str = "no node announces its granularity: pass --mesh-granularity=location or full";
+
 /// How old a check-in may be: two of upstream's periods.
 pub const CHECK_IN_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -115,11 +118,9 @@ impl Census {
                 CHECK_IN_TIMEOUT.as_secs()
             );
         }
-        let announced = || nodes.iter().find_map(|node| node.granularity);
-        let granularity = options.granularity.or_else(announced);
-        let granularity =
-            granularity.context("no node announces its granularity: pass --mesh-granularity=location or full")?;
-        let subnets = kilo_subnets(&nodes)?;
+        let granularity = options.granularity.or_else(|| announced_granularity(&nodes));
+        let granularity = granularity.context(NO_GRANULARITY)?;
+        let subnets = announced_subnets(&nodes).map_or_else(default_subnets, Ok)?;
         let input = Input { nodes, peers: self.peers.iter().collect(), granularity, subnets: &subnets };
         Ok(Topology::build(&input)?)
     }
@@ -169,13 +170,20 @@ fn valid_peers(records: &[PeerRecord], warnings: &mut Vec<Warning>) -> Vec<Peer>
     decoded.collect()
 }
 
+/// The granularity that agents run with, which only their flags name: read back from what they announce.
+pub fn announced_granularity(nodes: &[&Node]) -> Option<Granularity> {
+    nodes.iter().find_map(|node| node.granularity)
+}
+
 /// The Kilo subnets, which only the agents' flags name: read back from what a leader announces.
-fn kilo_subnets(nodes: &[&Node]) -> anyhow::Result<Vec<IpNet>> {
-    let announced = nodes.iter().find(|node| !node.wireguard_ips.is_empty());
-    match announced {
-        Some(leader) => Ok(leader.wireguard_ips.iter().map(IpNet::trunc).collect()),
-        None => Ok(vec![DEFAULT_SUBNET.parse()?]),
-    }
+pub fn announced_subnets(nodes: &[&Node]) -> Option<Vec<IpNet>> {
+    let leader = nodes.iter().find(|node| !node.wireguard_ips.is_empty())?;
+    Some(leader.wireguard_ips.iter().map(IpNet::trunc).collect())
+}
+
+/// The Kilo subnets while no leader announces any.
+pub fn default_subnets() -> anyhow::Result<Vec<IpNet>> {
+    Ok(vec![DEFAULT_SUBNET.parse()?])
 }
 
 #[cfg(test)]

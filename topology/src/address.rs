@@ -48,6 +48,11 @@ pub fn single(ip: IpAddr) -> IpNet {
     }
 }
 
+/// Whether `net` has one address only.
+pub fn is_single(net: IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
 /// Whether both are IPv4 or both are IPv6.
 pub fn same_family(a: IpAddr, b: IpAddr) -> bool {
     a.is_ipv4() == b.is_ipv4()

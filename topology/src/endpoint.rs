@@ -61,7 +61,7 @@ impl Endpoint {
 }
 
 /// RFC 1123 subdomain as Kubernetes checks it: lower-case labels of at most 63, 253 bytes in all.
-pub(crate) fn is_dns_name(name: &str) -> bool {
+pub fn is_dns_name(name: &str) -> bool {
     let label_is_valid = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

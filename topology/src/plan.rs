@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use crate::{
     DevicePeer, DevicePlan, Endpoint, Firewall, InterfaceName, MAIN_TABLE, NodeName, Peer, PublicKey, Route, Rule,
     Seconds, Warning,
-    address::{of_family, same_family, single},
+    address::{is_single, of_family, same_family, single},
     annotations::INTERNAL_IP,
     topology::{Member, Segment, Topology},
 };
@@ -334,10 +334,6 @@ impl View<'_> {
 
 fn unresolved_message(endpoint: &Endpoint) -> String {
     format!("{endpoint} is not resolved: nothing is sent there until it is")
-}
-
-fn is_single(net: IpNet) -> bool {
-    net.prefix_len() == net.max_prefix_len()
 }
 
 /// What is routed to `segment`: all but its WireGuard addresses, which the leader's interface covers.

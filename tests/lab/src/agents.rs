@@ -166,7 +166,7 @@ impl Lab {
         self.control.output(self.kgctl_argv(arguments)?)
     }
 
-    fn kgctl_argv(&self, arguments: &[&str]) -> Result<Vec<String>> {
+    pub(crate) fn kgctl_argv(&self, arguments: &[&str]) -> Result<Vec<String>> {
         let mut argv = vec![program("kgctl")?.display().to_string()];
         argv.push(format!("--kubeconfig={}", self.api.cluster_kubeconfig().display()));
         argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));

@@ -54,13 +54,14 @@
 //!   [`Lab::capture`], [`Lab::capture_uplink`], [`Lab::wait_until`].
 //! * Looking and meddling: [`Lab::exec`] ([`Space::command`] and [`spawn`] for what should go on
 //!   running), [`Lab::routes`], [`Lab::set_names`], [`Lab::space`].
-//! * Outsiders: [`Lab::start_peer`] runs WireGuard on a host that is no node; [`Outsider::sync`].
+//! * Outsiders: [`Lab::start_kgctl`] (`kgctl connect` and others that stay), [`Lab::start_peer`] runs WireGuard on a host that is no node; [`Outsider::sync`].
 //!
 //! Methods block and must not be called from inside a tokio runtime: write plain `#[test]` functions.
 #![deny(unsafe_code)]
 
 mod agents;
 mod api;
+mod background;
 mod capture;
 mod cluster;
 mod cni;
@@ -79,6 +80,7 @@ pub mod sys;
 mod underlay;
 
 pub use agents::program;
+pub use background::Background;
 pub use capture::{Capture, Frames};
 pub use cluster::REGION;
 pub use flow::{Flow, FlowReport};

@@ -7,6 +7,7 @@
 //! Agents check in every second and compare everything every two, so that what takes Kilo a minute
 //! takes seconds; conditions are waited for, with deadlines for a slow machine.
 
+mod connect;
 mod external;
 mod flags;
 mod forced;
