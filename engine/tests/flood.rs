@@ -6,25 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use boringtun::noise::{Tunn, TunnResult};
-use boringtun::x25519;
 use common::*;
-
-/// Initiations with a right first MAC, from keys that the device does not know.
-fn strangers(count: u8, device_key: [u8; 32]) -> Vec<Vec<u8>> {
-    (0..count)
-        .map(|number| {
-            let key = x25519::StaticSecret::from([number + 100; 32]);
-            let device = x25519::PublicKey::from(device_key);
-            let mut tunn = Tunn::new(key, device, None, None, number.into(), None);
-            let mut buffer = [0; 148];
-            match tunn.format_handshake_initiation(&mut buffer, false) {
-                TunnResult::WriteToNetwork(message) => message.to_vec(),
-                other => panic!("an initiation, not {other:?}"),
-            }
-        })
-        .collect()
-}
 
 #[test]
 fn an_established_flow_survives_a_flood() {
@@ -34,7 +16,7 @@ fn an_established_flow_survives_a_flood() {
     let pair = Pair::new(true);
     pair.a.ping("10.77.0.2");
     let session = stats_of(&pair.device_b, 1).last_handshake;
-    let messages = strangers(100, private_key(2).public_key());
+    let messages = flood::initiations(private_key(2).public_key());
     let socket = pair.a.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
     socket.set_nonblocking(true).unwrap();
     let target: SocketAddr = "10.99.0.2:51820".parse().unwrap();

@@ -3,56 +3,35 @@
 use std::fmt::Write;
 use std::fs;
 
-use super::common::{Host, Process, SOON, base64, private_key, wait_until};
+use super::common::implementation::Implementation;
+use super::common::{Host, Process, base64, private_key};
 
 /// The argument with which this program is a device itself.
 pub const DEVICE: &str = "device";
 
-/// How a daemon is started.
-pub struct Implementation {
-    pub name: String,
-    program: String,
-    arguments: &'static [&'static str],
+/// This engine, in a process of its own like all others.
+pub fn ours() -> Implementation {
+    let program = std::env::current_exe().expect("this program has a path").display().to_string();
+    Implementation { name: "engine".to_owned(), program, arguments: &[DEVICE] }
 }
 
-impl Implementation {
-    /// This engine, in a process of its own like all others.
-    pub fn ours() -> Self {
-        let program = std::env::current_exe().expect("this program has a path").display().to_string();
-        Self { name: "engine".to_owned(), program, arguments: &[DEVICE] }
+/// Starts a daemon on a host and sets it up: addresses, keys, and these peers. `None`, and a message, if it does not
+/// take them.
+pub fn start(implementation: &Implementation, host: &Host, number: u8, peers: &[Peer]) -> Option<Process> {
+    let daemon = implementation.start(host);
+    let interface = host.unique_interface.as_str();
+    let path = std::env::temp_dir().join(format!("{interface}.conf"));
+    fs::write(&path, configuration(number, peers)).expect("a file for the configuration");
+    let output = host.try_run(&["wg", "setconf", interface, &path.display().to_string()]);
+    fs::remove_file(&path).expect("it was written");
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        eprintln!("{} does not take {} peers: {}", implementation.name, peers.len(), said.trim());
+        return None;
     }
-
-    /// One of those whose command line is known.
-    pub fn other(name: &str, path: &str) -> Option<Self> {
-        let arguments: &[&str] = match name {
-            "wireguard-go" => &["-f"],
-            "boringtun-cli" => &["--foreground", "--disable-drop-privileges"],
-            "gotatun-cli" => &["--foreground", "--disable-drop-privileges"],
-            _ => return None,
-        };
-        Some(Self { name: name.to_owned(), program: path.to_owned(), arguments })
-    }
-
-    /// Starts a daemon on a host and sets it up: addresses, keys, and these peers. `None`, and a message, if it does
-    /// not take them.
-    pub fn start(&self, host: &Host, number: u8, peers: &[Peer]) -> Option<Process> {
-        let interface = host.unique_interface.as_str();
-        let program = [self.program.as_str()];
-        let daemon = host.spawn(&[&program, self.arguments, &[interface]].concat());
-        wait_until("the daemon answers", SOON, || host.try_run(&["wg", "show", interface]).status.success());
-        let path = std::env::temp_dir().join(format!("{interface}.conf"));
-        fs::write(&path, configuration(number, peers)).expect("a file for the configuration");
-        let output = host.try_run(&["wg", "setconf", interface, &path.display().to_string()]);
-        fs::remove_file(&path).expect("it was written");
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            eprintln!("{} does not take {} peers: {}", self.name, peers.len(), said.trim());
-            return None;
-        }
-        host.run(&["ip", "address", "add", &format!("10.77.0.{number}/24"), "dev", interface]);
-        host.run(&["ip", "link", "set", interface, "mtu", "1420", "up"]);
-        Some(daemon)
-    }
+    host.run(&["ip", "address", "add", &format!("10.77.0.{number}/24"), "dev", interface]);
+    host.run(&["ip", "link", "set", interface, "mtu", "1420", "up"]);
+    Some(daemon)
 }
 
 /// One peer of a daemon.

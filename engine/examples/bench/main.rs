@@ -7,13 +7,12 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod daemons;
-mod flood;
 mod report;
 mod rows;
 
 use std::collections::BTreeMap;
 
-use daemons::Implementation;
+use common::implementation::Implementation;
 use rows::ROWS;
 
 /// What was measured: by row, by implementation, one figure for each round.
@@ -40,7 +39,7 @@ fn main() {
 }
 
 fn parse(arguments: &[String]) -> Result<Arguments, String> {
-    let mut parsed = Arguments { rounds: 5, seconds: 3, implementations: vec![Implementation::ours()] };
+    let mut parsed = Arguments { rounds: 5, seconds: 3, implementations: vec![daemons::ours()] };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         let mut number = || {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Samples;
-use super::daemons::Implementation;
+use super::common::implementation::Implementation;
 use super::rows::Row;
 
 /// Medians of all implementations, how far the rounds of the first lay apart, and how it compares with the best other.

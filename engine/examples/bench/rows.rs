@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::common::{self, Host, Process, private_key, wire};
-use super::daemons::{Implementation, Peer, cpu_seconds, resident};
-use super::flood;
+use super::common::implementation::Implementation;
+use super::common::{self, Host, Process, flood, private_key, wire};
+use super::daemons::{self, Peer, cpu_seconds, resident};
 
 /// A row of the table.
 pub struct Row {
@@ -108,7 +108,10 @@ impl Pair {
         let (a, b) = (Host::new("a"), Host::new("b"));
         wire(0, (&a, 1), (&b, 2));
         let peers: Vec<_> = std::iter::once(Peer::host(1, 0)).chain(Peer::silent(silent)).collect();
-        let daemons = [implementation.start(&a, 1, &[Peer::host(2, 0)])?, implementation.start(&b, 2, &peers)?];
+        let daemons = [
+            daemons::start(implementation, &a, 1, &[Peer::host(2, 0)])?,
+            daemons::start(implementation, &b, 2, &peers)?,
+        ];
         a.ping("10.77.0.2");
         Some(Self { daemons, a, b })
     }
@@ -162,9 +165,9 @@ fn four_at_once(implementation: &Implementation, seconds: usize) -> Option<f64> 
         wire(*number, (&hub, 1), (spoke, *number));
     }
     let peers: Vec<_> = spokes.iter().map(|(number, _)| Peer::host(*number, *number)).collect();
-    let mut daemons = vec![implementation.start(&hub, 1, &peers)?];
+    let mut daemons = vec![daemons::start(implementation, &hub, 1, &peers)?];
     for (number, spoke) in &spokes {
-        daemons.push(implementation.start(spoke, *number, &[Peer::host(1, *number)])?);
+        daemons.push(daemons::start(implementation, spoke, *number, &[Peer::host(1, *number)])?);
         hub.ping(&format!("10.77.0.{number}"));
     }
     std::thread::scope(|scope| {

@@ -1,6 +1,9 @@
 //! Hosts for the tests: network namespaces, a wire between two of them, devices inside.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod flood;
+pub mod implementation;
+
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
@@ -266,25 +269,15 @@ pub fn noise(len: usize) -> Vec<u8> {
 }
 
 /// Sets up an interface that another program has made on this host, with the `wg` tool: the
-/// usual key, port, addresses, and one peer on the wire.
-pub fn configure_with_wg(host: &Host, interface: &str, number: u8, other: u8) {
+/// usual key, port, addresses, and one peer on the wire, with more words about the peer.
+pub fn configure_with_wg(host: &Host, interface: &str, number: u8, other: u8, words: &[&str]) {
     let key = std::env::temp_dir().join(format!("{}.key", host.name));
     std::fs::write(&key, base64(private_key(number).as_bytes())).expect("a file");
-    host.run(&[
-        "wg",
-        "set",
-        interface,
-        "private-key",
-        key.to_str().expect("text"),
-        "listen-port",
-        "51820",
-        "peer",
-        &base64(&private_key(other).public_key()),
-        "endpoint",
-        &format!("10.99.0.{other}:51820"),
-        "allowed-ips",
-        &format!("10.77.0.{other}/32,fd77::{other}/128"),
-    ]);
+    let (public, endpoint) = (base64(&private_key(other).public_key()), format!("10.99.0.{other}:51820"));
+    let networks = format!("10.77.0.{other}/32,fd77::{other}/128");
+    let device = ["wg", "set", interface, "private-key", key.to_str().expect("text"), "listen-port", "51820"];
+    let peer = ["peer", &public, "endpoint", &endpoint, "allowed-ips", &networks];
+    host.run(&[&device[..], &peer, words].concat());
     std::fs::remove_file(&key).expect("the file");
     address_and_up(host, interface, number);
 }
@@ -302,14 +295,4 @@ pub fn base64(key: &[u8; 32]) -> String {
     }
     text.push('=');
     text
-}
-
-/// Starts wireguard-go on this host and sets it up like the usual device.
-pub fn wireguard_go(host: &Host, number: u8, other: u8) -> Process {
-    let interface = &host.unique_interface;
-    let daemon = host.spawn(&["wireguard-go", "-f", interface]);
-    let ready = || host.try_run(&["wg", "show", interface]).status.success();
-    wait_until("wireguard-go answers", SOON, ready);
-    configure_with_wg(host, interface, number, other);
-    daemon
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 
-use super::common::Host;
+use super::Host;
 
 /// Messages in each second.
 const RATE: f64 = 50_000.0;
@@ -15,7 +15,7 @@ const RATE: f64 = 50_000.0;
 const BURST: usize = 100;
 
 /// Initiations with a right first MAC, from keys that the receiver does not know.
-fn initiations(receiver: [u8; 32]) -> Vec<Vec<u8>> {
+pub fn initiations(receiver: [u8; 32]) -> Vec<Vec<u8>> {
     let one = |number: usize| {
         let key = x25519::StaticSecret::from([number as u8 + 100; 32]);
         let mut tunn = Tunn::new(key, x25519::PublicKey::from(receiver), None, None, number as u32, None);
