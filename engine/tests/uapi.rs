@@ -106,7 +106,7 @@ fn handshake_times_are_wall_clock_times_that_stand_still() {
     let (a, b) = (Host::new("a"), Host::new("b"));
     wire(0, (&a, 1), (&b, 2));
     let _device_a = device_for_wg(&a);
-    configure_with_wg(&a, &a.unique_interface, 1, 2);
+    configure_with_wg(&a, &a.unique_interface, 1, 2, &[]);
     let device_b = device(&b, 2, |_| ());
     device_b.set_peer(peer(1, None)).unwrap();
     a.ping("10.77.0.2");
