@@ -3,6 +3,7 @@
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +25,7 @@ pub fn decode(builtin: Builtin, mut object: Value) -> Result<Value, String> {
         Builtin::ConfigMap => through::<ConfigMap>(object),
         Builtin::Event => through::<Event>(object),
         Builtin::Lease => through::<Lease>(object),
+        Builtin::ServiceCidr => through::<ServiceCIDR>(object),
         Builtin::CustomResourceDefinition => through::<CustomResourceDefinition>(object),
     }
 }

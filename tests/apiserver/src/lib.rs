@@ -2,7 +2,8 @@
 //!
 //! It follows the Kubernetes API conventions and the observed behaviour of kube-apiserver, so that the Rust `kube`
 //! client and `kubectl` work with it as with the real one, for: namespaces, nodes, pods, config maps, events, leases,
-//! CustomResourceDefinitions and the custom resources these define; and for the proxy to nodes and pods over plain HTTP.
+//! service CIDRs, CustomResourceDefinitions and the custom resources these define; and for the proxy to nodes and
+//! pods over plain HTTP.
 //!
 //! The core is made of values and pure functions (`store`, `verbs`, `list`, `patch`, `select`, `schema`, `table`);
 //! `http` and `watch` are the shell around it.

@@ -53,6 +53,7 @@ pub enum Builtin {
     ConfigMap,
     Event,
     Lease,
+    ServiceCidr,
     CustomResourceDefinition,
 }
 
@@ -80,13 +81,14 @@ impl CustomVersion {
 }
 
 const CORE: &str = "";
-const ALL_BUILTIN: [Builtin; 7] = [
+const ALL_BUILTIN: [Builtin; 8] = [
     Builtin::Namespace,
     Builtin::Node,
     Builtin::Pod,
     Builtin::ConfigMap,
     Builtin::Event,
     Builtin::Lease,
+    Builtin::ServiceCidr,
     Builtin::CustomResourceDefinition,
 ];
 
@@ -133,6 +135,7 @@ impl Builtin {
                 Builtin::ConfigMap => (CORE, "v1", "configmaps", "ConfigMap", true, false, &["cm"]),
                 Builtin::Event => (CORE, "v1", "events", "Event", true, false, &["ev"]),
                 Builtin::Lease => ("coordination.k8s.io", "v1", "leases", "Lease", true, false, &[]),
+                Builtin::ServiceCidr => ("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", false, true, &[]),
                 Builtin::CustomResourceDefinition => (
                     "apiextensions.k8s.io",
                     "v1",

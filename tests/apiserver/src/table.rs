@@ -164,6 +164,7 @@ fn builtin_columns(builtin: Builtin) -> Vec<Column> {
             column("Holder", |lease, _| lease["spec"]["holderIdentity"].as_str().unwrap_or_default().into()),
             age(),
         ],
+        Builtin::ServiceCidr => vec![name(), column("CIDRs", |object, _| service_cidrs(object).into()), age()],
         Builtin::Event => vec![
             column("Last Seen", |event, now| time_cell(&event["lastTimestamp"], now)),
             column("Type", |event, _| event["type"].clone()),
@@ -180,6 +181,11 @@ fn builtin_columns(builtin: Builtin) -> Vec<Column> {
             },
         ],
     }
+}
+
+fn service_cidrs(object: &Value) -> String {
+    let cidrs = object["spec"]["cidrs"].as_array().into_iter().flatten();
+    cidrs.filter_map(Value::as_str).collect::<Vec<_>>().join(",")
 }
 
 fn node_status(node: &Value) -> String {

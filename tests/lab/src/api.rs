@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::space::{self, Space};
 use crate::spec::Api;
 use crate::sys;
-use crate::underlay::CONTROL;
+use crate::underlay::Realm;
 
 /// How long the real API server may take to get ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -32,6 +32,7 @@ pub struct ApiServer {
     runtime: Handle,
     directory: PathBuf,
     kind: Kind,
+    realm: Realm,
     running: Mutex<Option<Running>>,
 }
 
@@ -47,22 +48,22 @@ enum Running {
 
 impl ApiServer {
     /// Starts the server on `control` and writes the kubeconfigs into `directory`.
-    pub fn start(api: Api, control: Arc<Space>, runtime: Handle, directory: &Path) -> Result<ApiServer> {
+    pub fn start(api: Api, realm: Realm, control: Arc<Space>, runtime: Handle, directory: &Path) -> Result<ApiServer> {
         let directory = directory.join("api");
         fs::create_dir_all(&directory)?;
         let kind = match api {
             Api::Embedded => Kind::Embedded(apiserver::Store::new()),
             Api::Real => {
                 let (kube_apiserver, etcd) = binaries()?;
-                make_credentials(&directory).context("make the certificates of the API server")?;
+                make_credentials(&directory, realm.control()).context("make the certificates of the API server")?;
                 Kind::Real { kube_apiserver, etcd }
             }
         };
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let forwarder = listener.local_addr()?;
-        let target = SocketAddr::from((CONTROL, port(&kind)));
+        let target = SocketAddr::from((realm.control(), port(&kind)));
         runtime.spawn(forward(listener, control.clone(), target));
-        let server = ApiServer { control, runtime, directory, kind, running: Mutex::new(None) };
+        let server = ApiServer { control, runtime, directory, kind, realm, running: Mutex::new(None) };
         fs::write(server.kubeconfig(), server.kubeconfig_for(forwarder))?;
         fs::write(server.cluster_kubeconfig(), server.kubeconfig_for(target))?;
         server.resume()?;
@@ -126,7 +127,7 @@ impl ApiServer {
     }
 
     fn serve_embedded(&self, store: apiserver::Store) -> Result<Running> {
-        let address = SocketAddr::from((CONTROL, port(&self.kind)));
+        let address = SocketAddr::from((self.realm.control(), port(&self.kind)));
         let listener = self.control.run(|| std::net::TcpListener::bind(address))?;
         let listener = listener.with_context(|| format!("listen on {address}"))?;
         listener.set_nonblocking(true)?;
@@ -157,8 +158,8 @@ impl ApiServer {
         let mut arguments = vec![
             kube_apiserver.display().to_string(),
             "--etcd-servers=http://127.0.0.1:2379".into(),
-            format!("--bind-address={CONTROL}"),
-            format!("--advertise-address={CONTROL}"),
+            format!("--bind-address={}", self.realm.control()),
+            format!("--advertise-address={}", self.realm.control()),
             format!("--secure-port={}", port(&self.kind)),
             "--endpoint-reconciler-type=none".into(),
             format!("--tls-cert-file={}", file("server.crt")),
@@ -167,7 +168,7 @@ impl ApiServer {
             "--authorization-mode=RBAC".into(),
             // Nodes are in several clouds: their private addresses lead nowhere from here.
             "--kubelet-preferred-address-types=ExternalIP,InternalIP".into(),
-            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            format!("--service-cluster-ip-range={}", self.realm.services()),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             format!("--service-account-key-file={}", file("service-account.key")),
             format!("--service-account-signing-key-file={}", file("service-account.key")),
@@ -194,7 +195,7 @@ impl ApiServer {
 
     fn wait_ready(&self, running: &mut Running) -> Result<()> {
         let Running::Real { kube_apiserver, etcd } = running else { return Ok(()) };
-        let url = format!("https://{CONTROL}:{}/readyz", port(&self.kind));
+        let url = format!("https://{}:{}/readyz", self.realm.control(), port(&self.kind));
         let ca = self.directory.join("ca.crt").display().to_string();
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -269,11 +270,11 @@ pub(crate) fn binaries() -> Result<(PathBuf, PathBuf)> {
 }
 
 /// A certificate authority, the server's certificate, the key for service accounts, the admin's token.
-fn make_credentials(directory: &Path) -> Result<()> {
+fn make_credentials(directory: &Path, address: Ipv4Addr) -> Result<()> {
     fs::write(directory.join("tokens.csv"), format!("{TOKEN},admin,1,\"system:masters\"\n"))?;
     fs::write(
         directory.join("server.ext"),
-        format!("extendedKeyUsage=serverAuth\nsubjectAltName=IP:{CONTROL},IP:127.0.0.1,DNS:localhost\n"),
+        format!("extendedKeyUsage=serverAuth\nsubjectAltName=IP:{address},IP:127.0.0.1,DNS:localhost\n"),
     )?;
     for arguments in [
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key -out ca.crt -days 30 \

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, Node};
 use crate::spec::{NodeSpec, annotation_key};
-use crate::underlay::{Access, Addresses};
+use crate::underlay::{Access, Addresses, Realm};
 
 /// The label that says where a node is, unless an annotation does.
 pub const REGION: &str = "topology.kubernetes.io/region";
@@ -85,7 +85,7 @@ impl Lab {
             inventory.last_pod_network += 1;
             inventory.last_pod_network
         };
-        let cidrs = pod_cidrs(network, spec.dual_stack)?;
+        let cidrs = pod_cidrs(self.realm, network, spec.dual_stack)?;
         let addresses = self.add_host_as(&spec.name, &spec.location, Some(Node::default()))?;
         let access = self.access(&spec.name)?;
         let object = node_object(&spec, access, addresses, &cidrs);
@@ -192,10 +192,10 @@ impl Lab {
 }
 
 /// The pod networks of node number `network`.
-fn pod_cidrs(network: u8, dual_stack: bool) -> Result<Vec<IpNet>> {
-    let mut cidrs = vec![format!("10.42.{network}.0/24").parse()?];
+fn pod_cidrs(realm: Realm, network: u8, dual_stack: bool) -> Result<Vec<IpNet>> {
+    let mut cidrs = vec![realm.pods(network).parse()?];
     if dual_stack {
-        cidrs.push(format!("fd00:42:0:{network:x}::/64").parse()?);
+        cidrs.push(realm.pods6(network).parse()?);
     }
     Ok(cidrs)
 }

@@ -24,7 +24,7 @@ use crate::servers::Servers;
 use crate::space::Space;
 use crate::spec::Spec;
 use crate::state::{Directory, State};
-use crate::underlay::{self, Access, Addresses, Plan};
+use crate::underlay::{self, Access, Addresses, Plan, Realm};
 
 /// How often a condition is looked at again.
 const POLL: Duration = Duration::from_millis(100);
@@ -40,6 +40,7 @@ pub struct Lab {
     pub(crate) runtime: Option<Runtime>,
     pub(crate) control: Arc<Space>,
     internet: Arc<Space>,
+    pub(crate) realm: Realm,
     pub(crate) state: State,
 }
 
@@ -97,17 +98,31 @@ impl Lab {
     pub fn start(spec: Spec) -> Result<Lab> {
         preflight::available(spec.api)?;
         let state = State::claim(&spec.name)?;
+        let internet = Arc::new(Space::pod(&state.prefix(), "internet")?);
+        internet.nft(&underlay::internet_rules())?;
+        Lab::bring_up(spec, Realm::First, state, internet)
+    }
+
+    /// Brings up another cluster on the internet of this lab, with an API server, pod networks and service
+    /// addresses of its own. One at a time, and the two have at most seven locations each, of different
+    /// names.
+    pub fn start_beside(&self, spec: Spec) -> Result<Lab> {
+        preflight::available(spec.api)?;
+        let state = State::claim(&spec.name)?;
+        Lab::bring_up(spec, Realm::Second, state, self.internet.clone())
+    }
+
+    fn bring_up(spec: Spec, realm: Realm, state: State, internet: Arc<Space>) -> Result<Lab> {
         let prefix = state.prefix();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let internet = Arc::new(Space::pod(&prefix, "internet")?);
-        internet.nft(&underlay::internet_rules())?;
         let control = Arc::new(Space::host(&prefix, "control", &[])?);
-        let (internet_lines, control_lines) = underlay::control_lines(&format!("{prefix}-control"));
+        let (internet_lines, control_lines) = realm.control_lines(&format!("{prefix}-control"));
         internet.ip(&internet_lines)?;
         control.ip(&control_lines)?;
-        let api = ApiServer::start(spec.api, control.clone(), runtime.handle().clone(), state.path())?;
+        let api = ApiServer::start(spec.api, realm, control.clone(), runtime.handle().clone(), state.path())?;
         let client = runtime.block_on(crate::cluster::client(&api.kubeconfig()))?;
-        let lab = Lab { inventory: Mutex::default(), api, client, runtime: Some(runtime), control, internet, state };
+        let runtime = Some(runtime);
+        let lab = Lab { inventory: Mutex::default(), api, client, runtime, control, internet, realm, state };
         lab.create_peer_definition()?;
         for (name, access) in &spec.locations {
             lab.add_location(name, *access)?;
@@ -149,9 +164,9 @@ impl Lab {
         if inventory.locations.contains_key(name) {
             bail!("location {name} exists");
         }
-        let index = u8::try_from(inventory.locations.len() + 1)?;
+        let index = u8::try_from(inventory.locations.len() + 1)? + self.realm.locations_before();
         if index > Plan::LAST {
-            bail!("location {name}: no more than {} locations", Plan::LAST);
+            bail!("location {name}: there are addresses for no more");
         }
         let plan = Plan::new(index, access);
         let router = Arc::new(Space::pod(&self.state.prefix(), &format!("router-{name}"))?);
@@ -333,6 +348,16 @@ impl Lab {
     /// Kubeconfig that works on the machine itself, as `KUBECONFIG=… kubectl get nodes`.
     pub fn kubeconfig(&self) -> PathBuf {
         self.api.kubeconfig()
+    }
+
+    /// Kubeconfig that works on the hosts of the lab, and on those of a lab beside it.
+    pub fn kubeconfig_on_hosts(&self) -> PathBuf {
+        self.api.cluster_kubeconfig()
+    }
+
+    /// Where the addresses of services are, a CIDR.
+    pub fn service_cidr(&self) -> String {
+        self.realm.services()
     }
 
     /// Waits until `condition` holds. An error of it counts as "not yet"; on the deadline the failure

@@ -42,7 +42,8 @@
 //!
 //! # What there is
 //!
-//! * Shape: [`Spec`], [`NodeSpec`], [`Access`]; at run time [`Lab::create_node`], [`Lab::delete_node`],
+//! * Shape: [`Spec`], [`NodeSpec`], [`Access`]; a second cluster on the same internet with
+//!   [`Lab::start_beside`]; at run time [`Lab::create_node`], [`Lab::delete_node`],
 //!   [`Lab::move_host`], [`Lab::add_host`], [`Lab::remove_host`], [`Lab::add_location`].
 //! * Agents: [`Lab::start_agent`], [`Lab::stop_agent`] (SIGTERM), [`Lab::kill_agent`] (SIGKILL),
 //!   [`Lab::agent_log`], [`Lab::kgctl`].

@@ -27,8 +27,68 @@ pub enum Access {
     Masquerade,
 }
 
-/// Where the API server listens: `control` on the internet.
-pub const CONTROL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// Where the API server of a lab listens: `control` on the internet. The one of a lab beside another is at
+/// [`Realm::control`].
+pub const CONTROL: Ipv4Addr = Realm::First.control();
+
+/// What a lab's cluster has for itself on an internet that two labs may share: the address of its API
+/// server, numbers of locations, pod networks, services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Realm {
+    /// That of a lab alone, or of the first of two.
+    #[default]
+    First,
+    /// That of a lab beside another.
+    Second,
+}
+
+impl Realm {
+    const fn number(self) -> u8 {
+        match self {
+            Self::First => 0,
+            Self::Second => 1,
+        }
+    }
+
+    /// The address of the host `control`, in a network of its own (a /25) on the internet.
+    pub const fn control(self) -> Ipv4Addr {
+        Ipv4Addr::new(192, 0, 2, 128 * self.number() + 10)
+    }
+
+    /// How many locations of another lab have their numbers before those of this one.
+    pub fn locations_before(self) -> u8 {
+        8 * self.number()
+    }
+
+    /// The pod network of node number `node`, IPv4.
+    pub fn pods(self, node: u8) -> String {
+        format!("10.{}.{node}.0/24", 42 + 10 * self.number())
+    }
+
+    /// The pod network of node number `node`, IPv6.
+    pub fn pods6(self, node: u8) -> String {
+        format!("fd00:{}:0:{node:x}::/64", 42 + 10 * self.number())
+    }
+
+    /// Where services have their addresses.
+    pub fn services(self) -> String {
+        format!("10.{}.0.0/16", 96 + 10 * self.number())
+    }
+
+    /// `ip` lines for the internet and for the host `control`, whose namespace is named `space`.
+    pub fn control_lines(self, space: &str) -> (String, String) {
+        let control = self.control();
+        let gateway = Ipv4Addr::new(192, 0, 2, 128 * self.number() + 1);
+        let interface = format!("to-control{}", self.number());
+        let internet = format!(
+            "link add {interface} type veth peer name eth0 netns {space}\n\
+             addr add {gateway}/25 dev {interface}\n\
+             link set {interface} up\n"
+        );
+        let control = format!("addr add {control}/25 dev eth0\nlink set eth0 up\nroute add default via {gateway}\n");
+        (internet, control)
+    }
+}
 
 /// The only port that the API server reaches behind a router that masquerades: the agent's HTTP.
 const AGENT_PORT: u16 = 1107;
@@ -273,17 +333,6 @@ pub fn internet_rules() -> String {
          ip6 saddr @private6 counter drop\n\
          ip6 daddr @private6 counter drop\n}}\n}}\n"
     )
-}
-
-/// `ip` lines for the internet and for the host `control`, whose namespace is named `space`.
-pub fn control_lines(space: &str) -> (String, String) {
-    let internet = format!(
-        "link add to-control type veth peer name eth0 netns {space}\n\
-         addr add 192.0.2.1/24 dev to-control\n\
-         link set to-control up\n"
-    );
-    let control = format!("addr add {CONTROL}/24 dev eth0\nlink set eth0 up\nroute add default via 192.0.2.1\n");
-    (internet, control)
 }
 
 /// The internet's end of the link to a location: where captures between locations are made.

@@ -13,6 +13,7 @@ mod flags;
 mod forced;
 mod hostile;
 mod http;
+mod join;
 mod kgctl;
 mod lifecycle;
 mod membership;

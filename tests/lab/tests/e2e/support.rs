@@ -34,7 +34,8 @@ pub fn skipped(reason: &anyhow::Error) -> Result<()> {
     Ok(writeln!(std::io::stderr(), "skipped: {reason:#}")?)
 }
 
-fn chosen_api() -> Result<Api> {
+/// The API server that `KG_E2E_API` chooses.
+pub fn chosen_api() -> Result<Api> {
     match std::env::var("KG_E2E_API").as_deref() {
         Err(_) | Ok("" | "embedded") => Ok(Api::Embedded),
         Ok("real") => Ok(Api::Real),
