@@ -56,6 +56,15 @@ impl Client {
         }
     }
 
+    /// The address of the service of the API server itself, which lies somewhere in the service CIDR.
+    pub async fn api_service_address(&self) -> Result<Option<String>, ApiError> {
+        let api: Api<Service> = Api::namespaced(self.kube.clone(), "default");
+        let service = self.ask("get services/kubernetes".to_owned(), api.get_opt("kubernetes")).await?;
+        Ok(service.and_then(|service| service.spec?.cluster_ip))
+    }
+
+    /// What the API server says when it is to refuse an address. Nothing is ever made: it is asked for a dry
+    /// run, in which old servers (1.20) accept any address, and so do not tell.
     async fn refused_service_ranges(&self) -> Result<Vec<IpNet>, ApiError> {
         let api: Api<Service> = Api::namespaced(self.kube.clone(), "default");
         let params = PostParams { dry_run: true, field_manager: Some(MANAGER.to_owned()) };
@@ -127,4 +136,71 @@ fn found(object: DynamicObject) -> Found {
         annotations: map(metadata.annotations),
     };
     Found::new(&metadata, data.get("spec").unwrap_or(&Value::Null))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// An API server that answers requests whose first line begins so, and knows nothing else. It is not
+    /// the embedded one because that has no services.
+    async fn server(answers: &'static [(&'static str, u16, &'static str)]) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let answer = answers.iter().find(|(line, ..)| request.starts_with(line));
+                let (_, code, body) = answer.unwrap_or(&("", 404, r#"{"kind":"Status","code":404}"#));
+                let head = format!("HTTP/1.1 {code} x\r\nContent-Type: application/json\r\nConnection: close");
+                let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        Client::connect(None, Some(&url)).await.unwrap()
+    }
+
+    const ASKED: &str = "POST /api/v1/namespaces/default/services?&dryRun=All";
+    const LISTED: &str = "GET /apis/networking.k8s.io/v1/servicecidrs";
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_service_range_is_what_objects_say_or_else_a_refusal() {
+        let of_objects = server(&[(
+            LISTED,
+            200,
+            r#"{"metadata":{},"items":[{"metadata":{"name":"kubernetes"},"spec":{"cidrs":["10.96.0.0/16","fd96::/112"]}}]}"#,
+        )]);
+        assert_eq!(of_objects.await.service_cidrs().await.unwrap(), nets(&["10.96.0.0/16", "fd96::/112"]));
+
+        let of_refusal = server(&[(
+            ASKED,
+            422,
+            r#"{"kind":"Status","code":422,"reason":"Invalid","message":"Service \"x\" is invalid: spec.clusterIPs: Invalid value: []string{\"192.0.2.1\"}: failed to allocate IP 192.0.2.1: the provided IP (192.0.2.1) is not in the valid range. The range of valid IPs is 10.43.0.0/16"}"#,
+        )]);
+        assert_eq!(of_refusal.await.service_cidrs().await.unwrap(), nets(&["10.43.0.0/16"]));
+
+        let accepts_anything = server(&[(ASKED, 201, r#"{"metadata":{"name":"x"},"spec":{}}"#)]).await;
+        assert_eq!(accepts_anything.service_cidrs().await.unwrap(), nets(&[]));
+        let is_forbidden =
+            server(&[(ASKED, 403, r#"{"kind":"Status","code":403,"message":"services is forbidden"}"#)]).await;
+        assert_eq!(is_forbidden.service_cidrs().await.unwrap(), nets(&[]));
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_is_away_is_no_cluster_without_services() {
+        let client = Client::connect(None, Some("http://127.0.0.1:1")).await.unwrap();
+        assert!(client.service_cidrs().await.is_err());
+    }
 }

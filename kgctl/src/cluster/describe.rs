@@ -55,7 +55,11 @@ pub async fn identify(connected: &Connected, needs_services: bool) -> anyhow::Re
         None => Vec::new(),
     };
     if service_cidrs.is_empty() && needs_services && connected.service_cidrs.is_none() {
-        bail!("cluster {name} does not tell its service CIDR: pass --service-cidr {name}=CIDR, or {name}=none");
+        let hint = match client.api_service_address().await {
+            Ok(Some(address)) => format!(" (its API server has the service address {address})"),
+            _ => String::new(),
+        };
+        bail!("cluster {name} does not tell its service CIDR: pass --service-cidr {name}=CIDR, or {name}=none{hint}");
     }
     Ok(Identity { id, service_cidrs })
 }

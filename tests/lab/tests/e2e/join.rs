@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api as KubeApi, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
-use lab::{Access, Lab, Spec};
+use lab::{Access, Api, Lab, Spec};
 use serde_json::{Value, json};
 
 use crate::support::{DEADLINE, annotation, bring_up, chosen_api, in_lab, wait};
@@ -27,6 +27,8 @@ fn shape_of_b(spec: Spec) -> Spec {
 struct Clusters<'a> {
     a: &'a Lab,
     b: &'a Lab,
+    /// Their names, and what they do not tell themselves.
+    facts: Vec<String>,
 }
 
 impl Clusters<'_> {
@@ -34,6 +36,9 @@ impl Clusters<'_> {
         let mut argv = vec![lab::program("kgctl")?.display().to_string(), "cluster".to_owned(), command.to_owned()];
         for lab in [self.a, self.b] {
             argv.push(format!("--kubeconfig={}", lab.kubeconfig_on_hosts().display()));
+        }
+        if command != "leave" {
+            argv.extend(self.facts.iter().cloned());
         }
         argv.extend(more.iter().map(|argument| (*argument).to_owned()));
         Ok(argv)
@@ -86,15 +91,25 @@ fn peer_names(lab: &Lab) -> Result<Vec<String>> {
     Ok(peers(lab)?.into_keys().collect())
 }
 
-/// Lets the API server tell its service range, where that is an object. Older ones tell when asked otherwise.
+/// What kgctl has to be told of the clusters. The service ranges only if the API server is too old to tell.
+fn facts(a: &Lab, b: &Lab) -> Result<Vec<String>> {
+    let mut facts = vec!["--name=a".to_owned(), "--name=b".to_owned()];
+    for (name, lab) in [("a", a), ("b", b)] {
+        match chosen_api()? {
+            Api::Embedded => announce_services(lab)?,
+            Api::Real => facts.push(format!("--service-cidr={name}={}", lab.service_cidr())),
+        }
+    }
+    Ok(facts)
+}
+
+/// Lets the API server tell its service range.
 fn announce_services(lab: &Lab) -> Result<()> {
     let object = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [lab.service_cidr()]}});
     let object: ServiceCIDR = serde_json::from_value(object)?;
     let api = KubeApi::<ServiceCIDR>::all(lab.client());
-    match lab.block_on(api.create(&PostParams::default(), &object)) {
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-        other => Ok(other.map(drop)?),
-    }
+    lab.block_on(api.create(&PostParams::default(), &object))?;
+    Ok(())
 }
 
 /// Gives the service at `address` the pod `endpoint`, on every node, as kube-proxy does: what comes from
@@ -151,36 +166,34 @@ impl Drop for Watcher {
 fn clusters_are_joined_kept_joined_and_parted() -> Result<()> {
     in_lab("join", shape_of_a, |a| {
         let b = a.start_beside(shape_of_b(Spec::unique("join-b").api(chosen_api()?)))?;
-        let clusters = Clusters { a, b: &b };
+        let facts = facts(a, &b)?;
+        let clusters = Clusters { a, b: &b, facts };
         steps(&clusters).map_err(|error| anyhow!("{error:#}\n{}", b.agent_log_tails()))
     })
 }
 
 fn steps(clusters: &Clusters<'_>) -> Result<()> {
-    let Clusters { a, b } = clusters;
+    let Clusters { a, b, .. } = clusters;
     bring_up(a, &[])?;
     bring_up(b, &["--subnet=10.5.0.0/16"])?;
-    announce_services(a)?;
-    announce_services(b)?;
     a.apply_peer(
         "laptop",
         &json!({"publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "allowedIPs": ["10.7.0.1/32"]}),
     )?;
-    let names = ["--name=a", "--name=b"];
     ensure!(a.http("paris-1-pod1", b.pod_ip("oslo-1-pod1")?).is_err(), "they are not joined yet");
 
     refused(clusters)?;
-    let done = clusters.succeed("join", &names)?;
+    let done = clusters.succeed("join", &[])?;
     ensure!(done.contains("cluster b: peer/a.location.home created"), "{done}");
     ensure!(
         peer_names(a)? == ["b.location.oslo", "laptop"] && peer_names(b)? == ["a.location.home", "a.location.paris"]
     );
     clusters.wait_joined()?;
     services(clusters)?;
-    let list = clusters.kgctl("list", &names)?;
+    let list = clusters.kgctl("list", &[])?;
     ensure!(list.status.success() && String::from_utf8_lossy(&list.stdout).matches("right").count() == 3, "{list:?}");
 
-    let watcher = Watcher::start(clusters, &["--name=a", "--name=b", "--watch", "--prune-after=3s"])?;
+    let watcher = Watcher::start(clusters, &["--watch", "--prune-after=3s"])?;
     a_leader_changes(clusters)?;
     an_api_server_is_away(clusters)?;
     a_node_goes(clusters)?;
@@ -193,7 +206,7 @@ fn steps(clusters: &Clusters<'_>) -> Result<()> {
 
 /// An overlap is refused by name, and nothing is written.
 fn refused(clusters: &Clusters<'_>) -> Result<()> {
-    let output = clusters.kgctl("join", &["--name=a", "--name=b", "--pod-cidr=b=10.42.0.0/16"])?;
+    let output = clusters.kgctl("join", &["--pod-cidr=b=10.42.0.0/16"])?;
     let said = String::from_utf8_lossy(&output.stderr);
     let expected = "pod CIDR 10.42.1.0/24 of node/paris-1 of cluster a overlaps pod CIDR 10.42.0.0/16 of cluster b";
     ensure!(output.status.code() == Some(1) && said.contains(expected), "{output:?}");
@@ -203,7 +216,7 @@ fn refused(clusters: &Clusters<'_>) -> Result<()> {
 
 /// Services of one cluster are reached from pods and nodes of the other, whichever segment their pods are in.
 fn services(clusters: &Clusters<'_>) -> Result<()> {
-    let Clusters { a, b } = clusters;
+    let Clusters { a, b, .. } = clusters;
     for (name, address, endpoint) in [
         ("near", "10.96.0.80", "paris-2-pod1"),
         ("leading", "10.96.0.81", "paris-1-pod1"),
@@ -233,7 +246,7 @@ fn wait_leader(importer: &Lab, peer: &str, lab: &Lab, leader: &str) -> Result<()
 }
 
 fn a_leader_changes(clusters: &Clusters<'_>) -> Result<()> {
-    let Clusters { a, b } = clusters;
+    let Clusters { a, b, .. } = clusters;
     a.annotate("paris-2", "leader", Some(""))?;
     wait_leader(b, "a.location.paris", a, "paris-2")?;
     clusters.wait_joined()
@@ -241,7 +254,7 @@ fn a_leader_changes(clusters: &Clusters<'_>) -> Result<()> {
 
 /// While an API server is away, nothing is lost; what changed meanwhile is caught up with.
 fn an_api_server_is_away(clusters: &Clusters<'_>) -> Result<()> {
-    let Clusters { a, b } = clusters;
+    let Clusters { a, b, .. } = clusters;
     a.api_stop()?;
     b.annotate("oslo-2", "leader", Some(""))?;
     wait(b, "oslo-2 leads", || Ok(b.annotation("oslo-2", "wireguard-ip")?.is_some_and(|ip| !ip.is_empty())))?;
@@ -262,10 +275,10 @@ fn a_node_goes(clusters: &Clusters<'_>) -> Result<()> {
 
 /// Parting removes what joining made and nothing else, also when the other cluster is gone for good.
 fn parted(clusters: &Clusters<'_>) -> Result<()> {
-    let Clusters { a, b } = clusters;
+    let Clusters { a, b, .. } = clusters;
     let wrong = Patch::Merge(json!({"spec": {"endpoint": {"port": 1}}}));
     b.block_on(peer_api(b).patch("a.location.paris", &PatchParams::default(), &wrong))?;
-    let list = clusters.kgctl("list", &["--name=a", "--name=b"])?;
+    let list = clusters.kgctl("list", &[])?;
     ensure!(list.status.code() == Some(3), "a stale endpoint is seen: {list:?}");
     let kubeconfig = format!("--kubeconfig={}", b.kubeconfig_on_hosts().display());
     let kgctl = lab::program("kgctl")?.display().to_string();
