@@ -14,10 +14,10 @@ use agent::{
     backoff::Backoff,
     cluster::{Change as Seen, Event, NodeRecord, watch_nodes, watch_peers},
     debounce::Debounce,
+    signals,
 };
 use anyhow::Context as _;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     time::Instant,
 };
@@ -36,7 +36,7 @@ use crate::{mesh::CHECK_IN_TIMEOUT, outcome::Outcome};
 const TICK: Duration = Duration::from_secs(2);
 
 /// The first and the longest pause after a failure.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// A cluster as its watches show it.
 struct Followed {
@@ -57,22 +57,59 @@ struct Follower {
     clusters: Vec<Followed>,
     start: Instant,
     told: BTreeSet<String>,
-    /// The trouble that was told last: the same is not told again until there is none.
-    trouble: Option<String>,
+    /// The trouble that was told: the same is not told again until there is none.
+    trouble: BTreeSet<String>,
     backoff: Backoff,
     not_before: Instant,
 }
 
-/// Follows the clusters until it is told to end.
+/// Follows the clusters until it is asked to end. What is being written then is written or not; whoever
+/// joins next finds out.
 pub async fn run(party: Party) -> anyhow::Result<Outcome> {
-    let (sender, mut events) = mpsc::channel(1024);
-    let (_renew, renewal) = watch::channel(());
+    tokio::select! {
+        failure = follow(party) => failure,
+        asked = signals::first() => {
+            asked.context("cannot wait for signals")?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+async fn follow(party: Party) -> anyhow::Result<Outcome> {
+    let mut events = watch_all(&party);
+    let mut follower = Follower::new(party)?;
+    let mut tick = tokio::time::interval(TICK);
+    let mut debounce = Debounce::default();
+    loop {
+        let due = debounce.due();
+        tokio::select! {
+            event = events.recv() => {
+                let (index, event) = event.context("the watches have ended")?;
+                if follower.take(index, event)? {
+                    debounce.note(Instant::now());
+                }
+            }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                debounce.clear();
+                follower.reconcile().await;
+            }
+            _ = tick.tick() => follower.reconcile().await,
+        }
+    }
+}
+
+/// What happens in each cluster, with the cluster's place.
+fn watch_all(party: &Party) -> mpsc::Receiver<(usize, Event)> {
+    let (sender, events) = mpsc::channel(1024);
     for (index, (connected, _)) in party.clusters.iter().enumerate() {
         let (own, mut received) = mpsc::channel(64);
+        let (renew, renewal) = watch::channel(());
         tokio::spawn(watch_nodes(connected.client.clone(), own.clone(), renewal.clone()));
-        tokio::spawn(watch_peers(connected.client.clone(), own, renewal.clone()));
+        tokio::spawn(watch_peers(connected.client.clone(), own, renewal));
         let sender = sender.clone();
         tokio::spawn(async move {
+            // The watches last as long as somebody could tell them to begin anew.
+            let _renew = renew;
             while let Some(event) = received.recv().await {
                 if sender.send((index, event)).await.is_err() {
                     return;
@@ -80,26 +117,7 @@ pub async fn run(party: Party) -> anyhow::Result<Outcome> {
             }
         });
     }
-    let mut follower = Follower::new(party)?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    let mut tick = tokio::time::interval(TICK);
-    let mut debounce = Debounce::default();
-    loop {
-        let due = debounce.due();
-        tokio::select! {
-            Some((index, event)) = events.recv() => if follower.take(index, event)? {
-                debounce.note(Instant::now());
-            },
-            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                debounce.clear();
-                follower.reconcile().await?;
-            }
-            _ = tick.tick() => follower.reconcile().await?,
-            _ = terminate.recv() => return Ok(Outcome::Done),
-            _ = interrupt.recv() => return Ok(Outcome::Done),
-        }
-    }
+    events
 }
 
 /// A node without what changes at each check-in.
@@ -160,7 +178,7 @@ impl Follower {
         let start = Instant::now();
         let clusters = party.clusters.iter().map(|_| Followed::new(now)).collect();
         let backoff = Backoff::new(RETRY.0, RETRY.1);
-        Ok(Self { party, clusters, start, told: BTreeSet::new(), trouble: None, backoff, not_before: start })
+        Ok(Self { party, clusters, start, told: BTreeSet::new(), trouble: BTreeSet::new(), backoff, not_before: start })
     }
 
     /// Takes in an event of a cluster; tells whether there may be something to do.
@@ -184,28 +202,35 @@ impl Follower {
     }
 
     fn trouble(&mut self, what: String) {
-        if self.trouble.as_ref() != Some(&what) {
+        if !self.trouble.contains(&what) {
             eprintln!("kgctl: {what}");
-            self.trouble = Some(what);
+            self.trouble.insert(what);
         }
     }
 
     /// Does what there is to do, if anything; failures are told and tried again later.
-    async fn reconcile(&mut self) -> anyhow::Result<()> {
+    async fn reconcile(&mut self) {
         if Instant::now() < self.not_before || self.clusters.iter().any(|cluster| !cluster.is_listed) {
-            return Ok(());
+            return;
         }
         match self.attempt().await {
-            Ok(()) => self.backoff.succeeded(),
+            Ok(true) => {
+                self.backoff.succeeded();
+                if self.clusters.iter().all(|cluster| !cluster.is_lost) && !std::mem::take(&mut self.trouble).is_empty()
+                {
+                    eprintln!("kgctl: all clusters are seen again, and as they should be");
+                }
+            }
+            Ok(false) => self.not_before = Instant::now() + self.backoff.delay(),
             Err(error) => {
                 self.trouble(format!("{error:#}"));
                 self.not_before = Instant::now() + self.backoff.delay();
             }
         }
-        Ok(())
     }
 
-    async fn attempt(&mut self) -> anyhow::Result<()> {
+    /// Does what there is to do; tells whether all clusters could be looked at.
+    async fn attempt(&mut self) -> anyhow::Result<bool> {
         let mut away = BTreeSet::new();
         for index in 0..self.clusters.len() {
             if self.clusters[index].peers.is_none() {
@@ -214,7 +239,7 @@ impl Follower {
         }
         let joint = self.decide()?;
         if joint.courses.values().all(|course| course.changes.is_empty()) {
-            return self.settle(&away);
+            return Ok(away.is_empty());
         }
         // Something is to be changed: not by what was known, but by what is.
         for index in 0..self.clusters.len() {
@@ -229,16 +254,7 @@ impl Follower {
         if applied.failed.len() > applied.conflicts {
             anyhow::bail!("{}", applied.failed.join("; "));
         }
-        self.settle(&away)
-    }
-
-    /// All that could be done is done.
-    fn settle(&mut self, away: &BTreeSet<String>) -> anyhow::Result<()> {
-        if away.is_empty() && self.clusters.iter().all(|cluster| !cluster.is_lost) {
-            self.trouble = None;
-            return Ok(());
-        }
-        Ok(())
+        Ok(away.is_empty())
     }
 
     /// Reads a cluster's Peers; if they cannot be read, those known stay, and nothing is written there.
