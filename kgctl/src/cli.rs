@@ -10,7 +10,7 @@ use clap::{
 };
 use topology::Granularity;
 
-use crate::{cluster, completion, connect, showconf, status, verify};
+use crate::{cluster, completion, connect, graph, showconf, status, verify};
 
 /// What `kgctl --version` says after the name, as upstream words it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
@@ -118,8 +118,7 @@ pub enum Command {
     Cluster(cluster::Cluster),
     Completion(completion::Completion),
     Connect(connect::Connect),
-    /// Print the mesh as a graph in Graphviz' DOT language.
-    Graph,
+    Graph(graph::Graph),
     Showconf(showconf::Showconf),
     Status(status::Command),
     Verify(verify::Verify),

@@ -44,7 +44,7 @@ async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Cluster(command) => cluster::run(command, global).await,
         Command::Completion(shell) => completion::run(shell),
         Command::Connect(command) => connect::run(command, global).await,
-        Command::Graph => graph::run(global).await,
+        Command::Graph(command) => graph::run(command, global).await,
         Command::Showconf(command) => showconf::run(command, global).await,
         Command::Status(command) => status::run(command, global).await,
         Command::Verify(command) => verify::run(command, global).await,

@@ -89,8 +89,8 @@ fn showconf_says_what_is_not_there() {
 #[test]
 fn the_graph() {
     let mut cluster = example();
-    cluster.peers.truncate(1);
     cluster.nodes.truncate(3);
+    cluster.peers[1].name = "phone".into();
     let expected = r#"digraph kilo {
 	label="10.4.0.0/16";
 	labelloc=t;
@@ -113,9 +113,12 @@ fn the_graph() {
 		label="peers";
 		style="dashed,rounded";
 		"peer/a" [ label="a", shape=ellipse ];
+		"phone" [ label="phone\n192.168.0.1:51820", shape=ellipse ];
 	}
 	"a" -> "peer/a" [ dir=both, style=dashed ];
+	"a" -> "phone" [ dir=both, style=dashed ];
 	"b" -> "peer/a" [ dir=both, style=dashed ];
+	"b" -> "phone" [ dir=both, style=dashed ];
 }
 "#;
     assert_eq!(cluster.topology().dot(), expected);

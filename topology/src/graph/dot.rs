@@ -1,6 +1,11 @@
-//! The mesh as a graph in Graphviz' DOT language, in upstream's structure.
+//! The mesh as a graph in Graphviz' DOT language, in upstream's structure: scripts read it.
+//!
+//! Subgraphs are segments, not locations, and nodes that are left out of the mesh are not shown.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write as _},
+};
 
 use crate::{
     Peer,
@@ -22,13 +27,30 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
+/// A label of several lines. In labels, unlike in identifiers, Graphviz also reads HTML's entities.
 fn label(lines: &[String]) -> String {
-    let lines = lines.iter().filter(|line| !line.is_empty()).map(String::as_str);
+    let lines = lines.iter().filter(|line| !line.is_empty()).map(|line| line.replace('&', "&amp;"));
     quoted(&lines.collect::<Vec<_>>().join("\n"))
 }
 
 fn joined<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// The identifiers of peers: their names. A peer may have the name of a node; in a graph they must not
+/// become one.
+struct PeerIds<'a>(BTreeSet<&'a str>);
+
+impl<'a> PeerIds<'a> {
+    fn of(topology: &'a Topology) -> Self {
+        let members = topology.segments.iter().flat_map(|segment| &segment.members);
+        Self(members.map(|member| member.name.as_str()).collect())
+    }
+
+    fn id(&self, peer: &Peer) -> String {
+        let name = peer.name.as_str();
+        if self.0.contains(name) { format!("peer/{name}") } else { name.to_owned() }
+    }
 }
 
 impl Topology {
@@ -61,14 +83,15 @@ impl Topology {
     }
 
     fn write_peers(&self, out: &mut String) -> fmt::Result {
+        let ids = PeerIds::of(self);
         writeln!(out, "\tsubgraph \"cluster_peers\" {{\n\t\tlabel=\"peers\";\n\t\tstyle=\"dashed,rounded\";")?;
         for peer in &self.peers {
-            writeln!(out, "\t\t{} [ label={}, shape=ellipse ];", quoted(&peer_id(peer)), peer_label(peer))?;
+            writeln!(out, "\t\t{} [ label={}, shape=ellipse ];", quoted(&ids.id(peer)), peer_label(peer))?;
         }
         writeln!(out, "\t}}")?;
         for segment in &self.segments {
             for peer in &self.peers {
-                write_edge(out, segment.leader().name.as_str(), &peer_id(peer), "dir=both, style=dashed")?;
+                write_edge(out, segment.leader().name.as_str(), &ids.id(peer), "dir=both, style=dashed")?;
             }
         }
         Ok(())
@@ -77,11 +100,6 @@ impl Topology {
 
 fn write_edge(out: &mut String, from: &str, to: &str, attributes: &str) -> fmt::Result {
     writeln!(out, "\t{} -> {} [ {attributes} ];", quoted(from), quoted(to))
-}
-
-/// A peer may have a node's name; in a graph they must not become one.
-fn peer_id(peer: &Peer) -> String {
-    format!("peer/{}", peer.name)
 }
 
 fn peer_label(peer: &Peer) -> String {
@@ -93,7 +111,7 @@ impl Segment {
     fn write_dot(&self, out: &mut String) -> fmt::Result {
         let name = self.name.as_str();
         writeln!(out, "\tsubgraph {} {{", quoted(&format!("cluster_location_{name}")))?;
-        writeln!(out, "\t\tlabel={};\n\t\tstyle=\"dashed,rounded\";", quoted(name))?;
+        writeln!(out, "\t\tlabel={};\n\t\tstyle=\"dashed,rounded\";", label(&[name.to_owned()]))?;
         let leader = self.leader();
         for member in &self.members {
             let rank = if member.name == leader.name { "rank=1, " } else { "" };

@@ -1,0 +1,155 @@
+//! A location, or all peers: a heading over cards in rows.
+
+use super::{
+    super::{
+        label::{printable, shorten},
+        model::{Site, count},
+    },
+    card::{Card, Density},
+    geometry::{Point, Rect, Style, Text},
+};
+use crate::Peer;
+
+const PAD: i32 = 12;
+const HEAD: i32 = 40;
+const GAP: i32 = 8;
+const LONGEST_HEADING: usize = 40;
+/// In a row of a panel.
+const MOST_COLUMNS: usize = 60;
+
+/// What a panel holds.
+#[derive(Clone, Copy, Debug)]
+pub enum PanelKind<'a> {
+    /// A location's nodes.
+    Location(&'a Site<'a>),
+    /// The peers.
+    Peers(&'a [Peer]),
+}
+
+/// A location or the peers, drawn.
+#[derive(Clone, Debug)]
+pub struct Panel<'a> {
+    /// What it holds.
+    pub kind: PanelKind<'a>,
+    /// Its outline.
+    pub rect: Rect,
+    /// Its name.
+    pub heading: Text,
+    /// How much is in it.
+    pub note: Text,
+    /// What is in it.
+    pub cards: Vec<Card<'a>>,
+    /// Where tunnels end.
+    pub port: Point,
+}
+
+impl<'a> Panel<'a> {
+    pub(super) fn location(site: &'a Site<'a>, density: Density) -> Self {
+        let cards = site.nodes.iter().map(|node| Card::node(node, density)).collect();
+        let mut note = count(site.nodes.len(), "node");
+        let leaders = site.leaders();
+        if leaders > 1 {
+            note += &format!(", {leaders} leaders");
+        }
+        Self::new(PanelKind::Location(site), site.heading(), note, cards)
+    }
+
+    /// `None` when there are no peers.
+    pub(super) fn peers(peers: &'a [Peer], density: Density) -> Option<Self> {
+        let cards: Vec<_> = peers.iter().map(|peer| Card::peer(peer, density)).collect();
+        let note = "outside of the cluster".to_owned();
+        (!cards.is_empty()).then(|| Self::new(PanelKind::Peers(peers), &count(peers.len(), "peer"), note, cards))
+    }
+
+    fn new(kind: PanelKind<'a>, heading: &str, note: String, cards: Vec<Card<'a>>) -> Self {
+        let heading = shorten(&printable(heading), LONGEST_HEADING, '…');
+        let heading = Text::at(Point { x: PAD, y: 26 }, Style::Heading, heading);
+        let note = Text::at(Point { x: heading.bounds().right() + 10, y: 26 }, Style::Note, note);
+        // The more is said of a node, the further up; otherwise the order is the one given.
+        let (full, brief): (Vec<_>, Vec<_>) = cards.into_iter().partition(|card| card.is_full);
+        let groups = [Group::new(full), Group::new(brief)];
+        let width = best_width(&groups);
+        let mut rect = Rect { x: 0, y: 0, w: note.bounds().right() + PAD, h: HEAD };
+        let mut cards = Vec::new();
+        for group in groups.into_iter().filter(|group| !group.cards.is_empty()) {
+            let size = group.size(width);
+            cards.extend(group.place(width, Point { x: PAD, y: rect.h }));
+            rect.w = rect.w.max(size.w + 2 * PAD);
+            rect.h += size.h + GAP;
+        }
+        rect.h += PAD - GAP;
+        Self { kind, rect, heading, note, cards, port: Point::default() }
+    }
+
+    pub(super) fn shift(&mut self, by: Point) {
+        self.rect = self.rect.shifted(by);
+        self.port = Point { x: self.port.x + by.x, y: self.port.y + by.y };
+        self.heading.shift(by);
+        self.note.shift(by);
+        self.cards.iter_mut().for_each(|card| card.shift(by));
+    }
+}
+
+/// Cards in columns of the same width.
+struct Group<'a> {
+    cards: Vec<Card<'a>>,
+    column: i32,
+}
+
+impl<'a> Group<'a> {
+    fn new(cards: Vec<Card<'a>>) -> Self {
+        let column = cards.iter().map(|card| card.rect.w).max().unwrap_or_default();
+        Self { cards, column }
+    }
+
+    /// How many columns fit.
+    fn columns(&self, width: i32) -> usize {
+        usize::try_from((width + GAP) / (self.column + GAP)).unwrap_or(1).max(1)
+    }
+
+    /// The width of that many columns.
+    fn width(&self, columns: usize) -> i32 {
+        i32::try_from(columns).unwrap_or(i32::MAX / 10_000) * (self.column + GAP) - GAP
+    }
+
+    fn row_heights(&self, width: i32) -> impl Iterator<Item = i32> {
+        let rows = self.cards.chunks(self.columns(width));
+        rows.map(|row| row.iter().map(|card| card.rect.h).max().unwrap_or_default())
+    }
+
+    fn size(&self, width: i32) -> Rect {
+        let h = self.row_heights(width).map(|height| height + GAP).sum::<i32>() - GAP;
+        let columns = self.columns(width).min(self.cards.len());
+        Rect { x: 0, y: 0, w: self.width(columns), h }
+    }
+
+    /// The cards in rows, the first at `at`; those of a row have the same height.
+    fn place(self, width: i32, at: Point) -> Vec<Card<'a>> {
+        let columns = self.columns(width);
+        let heights: Vec<i32> = self.row_heights(width).collect();
+        let mut cards = self.cards;
+        let mut y = at.y;
+        for (row, height) in cards.chunks_mut(columns).zip(heights) {
+            let mut x = at.x;
+            for card in row {
+                card.rect.w = self.column;
+                card.rect.h = height;
+                card.shift(Point { x, y });
+                x += self.column + GAP;
+            }
+            y += height + GAP;
+        }
+        cards
+    }
+}
+
+/// The width at which the groups, one above the other, come closest to a box of three by two.
+fn best_width(groups: &[Group<'_>]) -> i32 {
+    let widths = groups.iter().flat_map(|group| (1..=group.cards.len().min(MOST_COLUMNS)).map(|n| group.width(n)));
+    let cost = |width: &i32| {
+        let sizes = groups.iter().filter(|group| !group.cards.is_empty()).map(|group| group.size(*width));
+        let (w, h) = sizes.fold((0, HEAD), |(w, h), size| (w.max(size.w), h + size.h + GAP));
+        (2 * w).max(3 * h)
+    };
+    widths.min_by_key(cost).unwrap_or_default()
+}

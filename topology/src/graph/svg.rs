@@ -1,0 +1,251 @@
+//! The mesh as SVG 1.1, drawn without Graphviz: shapes of a [`Layout`] with what they are.
+//!
+//! The drawing also stands in web pages: every selector of its style sheet begins with its own class, no
+//! element has an identifier that could clash, and elements say what they are about in `data-` attributes
+//! (`data-location`, `data-node`, `data-peer`; `data-from` and `data-to` on tunnels). There are no scripts
+//! and nothing is loaded.
+
+use std::fmt::{self, Write as _};
+
+use super::{
+    label::printable,
+    layout::{Card, Curve, End, Entry, Layout, Panel, PanelKind, PillKind, Point, Rect, Style, Subject, Symbol, Text},
+    model::{Graph, NodeView, count},
+};
+use crate::Peer;
+
+impl Graph<'_> {
+    /// The drawing, ending with a line feed.
+    pub fn svg(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        _ = write_drawing(&mut out, &Layout::new(self));
+        out
+    }
+}
+
+fn write_drawing(out: &mut String, layout: &Layout<'_>) -> fmt::Result {
+    let Rect { w, h, .. } = layout.canvas;
+    writeln!(
+        out,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" class="kilo-mesh" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="img">"#
+    )?;
+    writeln!(out, "<title>{}</title>", escaped(&layout.title.content))?;
+    writeln!(out, "<style>{}</style>", include_str!("style.css").trim_end())?;
+    writeln!(out, r#"<rect class="canvas" width="{w}" height="{h}" rx="8"/>"#)?;
+    write_text(out, &layout.title)?;
+    write_text(out, &layout.summary)?;
+    for curve in &layout.curves {
+        write_curve(out, curve, &layout.panels)?;
+    }
+    if let Some(hub) = &layout.hub {
+        writeln!(out, r#"<rect class="hub" {} rx="{}"/>"#, place(&hub.rect), hub.rect.h / 2)?;
+        hub.texts.iter().try_for_each(|text| write_text(out, text))?;
+    }
+    layout.panels.iter().try_for_each(|panel| write_panel(out, panel))?;
+    layout.legend.iter().try_for_each(|entry| write_entry(out, entry))?;
+    writeln!(out, "</svg>")
+}
+
+fn write_text(out: &mut String, text: &Text) -> fmt::Result {
+    let Point { x, y } = text.at;
+    writeln!(out, r#"<text class="{}" x="{x}" y="{y}">{}</text>"#, class(text.style), escaped(&text.content))
+}
+
+fn class(style: Style) -> &'static str {
+    match style {
+        Style::Title => "title",
+        Style::Summary => "summary",
+        Style::Heading => "heading",
+        Style::Note => "note",
+        Style::Name => "name",
+        Style::Key => "key",
+        Style::Detail => "detail",
+        Style::Pill => "pill-text",
+        Style::Legend => "legend",
+    }
+}
+
+fn place(rect: &Rect) -> String {
+    let Rect { x, y, w, h } = rect;
+    format!(r#"x="{x}" y="{y}" width="{w}" height="{h}""#)
+}
+
+fn write_curve(out: &mut String, curve: &Curve, panels: &[Panel<'_>]) -> fmt::Result {
+    let kind = if curve.is_to_peers { "peer-tunnel" } else { "tunnel" };
+    let width = if curve.tunnels > 1 { " many" } else { "" };
+    let from = panel_title(&panels[curve.from]);
+    let (to, data) = match curve.to {
+        End::Hub => ("the mesh".to_owned(), String::new()),
+        End::Panel(to) => (panel_title(&panels[to]), panel_data("to", &panels[to])),
+    };
+    let [a, b, c, d] = curve.points;
+    writeln!(
+        out,
+        r#"<path class="{kind}{width}"{}{data} d="M{} {}C{} {} {} {} {} {}"><title>{} – {}: {}</title></path>"#,
+        panel_data("from", &panels[curve.from]),
+        a.x,
+        a.y,
+        b.x,
+        b.y,
+        c.x,
+        c.y,
+        d.x,
+        d.y,
+        escaped(&from),
+        escaped(&to),
+        count(curve.tunnels, "tunnel"),
+    )
+}
+
+fn panel_title(panel: &Panel<'_>) -> String {
+    match panel.kind {
+        PanelKind::Location(site) => site.heading().to_owned(),
+        PanelKind::Peers(_) => "peers".to_owned(),
+    }
+}
+
+/// The end of a tunnel as an attribute; that of peers has none, because a location may have any name.
+fn panel_data(end: &str, panel: &Panel<'_>) -> String {
+    match panel.kind {
+        PanelKind::Location(site) => format!(r#" data-{end}="{}""#, escaped(site.location.as_str())),
+        PanelKind::Peers(_) => String::new(),
+    }
+}
+
+fn write_panel(out: &mut String, panel: &Panel<'_>) -> fmt::Result {
+    match panel.kind {
+        PanelKind::Location(site) => {
+            let absent = if site.nodes.iter().any(NodeView::is_ready) { "" } else { " absent" };
+            write!(out, r#"<g class="location{absent}" data-location="{}">"#, escaped(site.location.as_str()))?;
+        }
+        PanelKind::Peers(_) => write!(out, r#"<g class="peers">"#)?,
+    }
+    writeln!(out, r#"<rect class="panel" {} rx="10"/>"#, place(&panel.rect))?;
+    write_text(out, &panel.heading)?;
+    write_text(out, &panel.note)?;
+    panel.cards.iter().try_for_each(|card| write_card(out, card))?;
+    writeln!(out, "</g>")
+}
+
+fn write_card(out: &mut String, card: &Card<'_>) -> fmt::Result {
+    let (class, data, title) = match card.subject {
+        Subject::Node(node) => {
+            (node_class(node), format!(r#"data-node="{}""#, escaped(node.name.as_str())), node_title(node))
+        }
+        Subject::Peer(peer) => ("peer", format!(r#"data-peer="{}""#, escaped(peer.name.as_str())), peer_title(peer)),
+    };
+    writeln!(out, r#"<g class="{class}" {data}><title>{}</title>"#, escaped_lines(&title))?;
+    writeln!(out, r#"<rect class="card" {} rx="5"/>"#, place(&card.rect))?;
+    write_symbol(out, symbol(&card.subject), card.icon)?;
+    card.texts.iter().try_for_each(|text| write_text(out, text))?;
+    for pill in &card.pills {
+        let kind = match pill.kind {
+            PillKind::Nat => "nat",
+            PillKind::NoInternalIp => "alone",
+        };
+        writeln!(out, r#"<rect class="pill {kind}" {} rx="7"/>"#, place(&pill.rect))?;
+        write_text(out, &pill.text)?;
+    }
+    writeln!(out, "</g>")
+}
+
+fn node_class(node: &NodeView<'_>) -> &'static str {
+    match (node.is_leader, node.is_ready()) {
+        (true, _) => "node leader",
+        (_, true) => "node",
+        (_, false) => "node absent",
+    }
+}
+
+fn symbol(subject: &Subject<'_>) -> Option<Symbol> {
+    match subject {
+        Subject::Node(node) if node.is_leader => Some(Symbol::Leader),
+        Subject::Node(node) if node.is_ready() => Some(Symbol::Member),
+        Subject::Node(_) => Some(Symbol::Absent),
+        Subject::Peer(_) => None,
+    }
+}
+
+fn write_symbol(out: &mut String, symbol: Option<Symbol>, Point { x, y }: Point) -> fmt::Result {
+    match symbol {
+        // A star of five points, 7 pixels from its centre.
+        Some(Symbol::Leader) => writeln!(
+            out,
+            r#"<path class="star" d="M{x} {}l1.8 4.6 4.9 .3-3.8 3.1 1.3 4.8-4.2-2.7-4.2 2.7 1.3-4.8-3.8-3.1 4.9-.3z"/>"#,
+            y - 7
+        ),
+        Some(Symbol::Member) => writeln!(out, r#"<circle class="dot" cx="{x}" cy="{y}" r="3.5"/>"#),
+        Some(Symbol::Absent) => {
+            writeln!(out, r#"<path class="cross" d="M{} {}l8 8m0 -8l-8 8"/>"#, x - 4, y - 4)
+        }
+        Some(Symbol::Nat) => {
+            let rect = Rect { x: x - 14, y: y - 8, w: 29, h: 15 };
+            writeln!(out, r#"<rect class="pill nat" {} rx="7"/>"#, place(&rect))?;
+            write_text(out, &Text::at(Point { x: x - 9, y: y + 3 }, Style::Pill, "NAT"))
+        }
+        Some(Symbol::Tunnel) => writeln!(out, r#"<path class="tunnel" d="M{} {y}h28"/>"#, x - 14),
+        Some(Symbol::PeerTunnel) => writeln!(out, r#"<path class="peer-tunnel" d="M{} {y}h28"/>"#, x - 14),
+        None => writeln!(out, r#"<circle class="device" cx="{x}" cy="{y}" r="4"/>"#),
+    }
+}
+
+fn write_entry(out: &mut String, entry: &Entry) -> fmt::Result {
+    write_symbol(out, Some(entry.symbol), entry.at)?;
+    write_text(out, &entry.text)
+}
+
+/// Everything about a node, a line each.
+fn node_title(node: &NodeView<'_>) -> Vec<String> {
+    let mut lines = vec![node.name.to_string()];
+    lines.extend(node.segment.map(|segment| format!("segment: {segment}")));
+    if node.is_leader {
+        lines.push("leader".to_owned());
+    }
+    lines.extend(node.not_ready.iter().map(|reason| format!("not ready: {reason}")));
+    lines.extend(listed("WireGuard IPs", node.wireguard_ips));
+    lines.extend(listed("endpoint", node.endpoint.as_slice()));
+    lines.extend(listed("internal IPs", node.internal_ips));
+    lines.extend(listed("pod CIDRs", node.pod_cidrs));
+    lines.extend(keepalive(node.persistent_keepalive.0));
+    lines.extend(listed("public key", node.key.as_slice()));
+    lines
+}
+
+fn peer_title(peer: &Peer) -> Vec<String> {
+    let mut lines = vec![peer.name.to_string()];
+    lines.extend(listed("endpoint", peer.endpoint.as_slice()));
+    lines.extend(listed("allowed IPs", &peer.allowed_ips));
+    lines.extend(keepalive(peer.persistent_keepalive.0));
+    lines.push(format!("public key: {}", peer.key));
+    lines
+}
+
+fn keepalive(seconds: u16) -> Option<String> {
+    (seconds > 0).then(|| format!("behind NAT: keepalive every {seconds} s"))
+}
+
+fn listed<T: ToString>(what: &str, items: &[T]) -> Option<String> {
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    (!items.is_empty()).then(|| format!("{what}: {}", items.join(", ")))
+}
+
+fn escaped_lines(lines: &[String]) -> String {
+    lines.iter().map(|line| escaped(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// Text or an attribute's value in double quotes (XML 1.0, section 2.4).
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for c in printable(text).chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
