@@ -1,4 +1,4 @@
-//! A picture of the mesh, drawn by Graphviz, with upstream's formats and layouts.
+//! A picture of the mesh: our own drawing, or, for upstream's other formats and layouts, Graphviz'.
 
 use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
@@ -8,60 +8,65 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::{io::AsyncWriteExt, process::Command};
+use topology::graph::Graph;
 
 use super::{Refusal, Shared};
 
 /// How long Graphviz may draw; some layouts of some graphs take forever.
 const DRAWING_LIMIT: Duration = Duration::from_secs(20);
 
-/// How to draw.
+/// The first is what is drawn for those who do not say.
+const FORMATS: [&str; 9] = ["svg", "png", "dot", "gv", "bmp", "fig", "gif", "json", "ps"];
+const LAYOUTS: [&str; 5] = ["circo", "dot", "neato", "twopi", "fdp"];
+
+/// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
-struct Drawing {
-    format: &'static str,
-    content_type: &'static str,
-    layout: &'static str,
+enum Picture {
+    /// Our own drawing.
+    Own,
+    /// Graphviz' source.
+    Source,
+    /// Graphviz' drawing.
+    Graphviz { format: &'static str, layout: &'static str },
 }
 
-impl Drawing {
-    /// Upstream's formats, layouts and defaults; a text that is not among them never reaches a
-    /// command line.
+impl Picture {
+    /// Upstream's formats and layouts; a text that is not among them never reaches a command line.
+    /// SVG without a layout is drawn without Graphviz.
     fn from_query(query: &BTreeMap<String, String>) -> Result<Self, Refusal> {
-        const FORMATS: [(&str, &str); 9] = [
-            ("svg", "image/svg+xml"),
-            ("png", "image/png"),
-            ("dot", "text/vnd.graphviz; charset=utf-8"),
-            ("gv", "text/vnd.graphviz; charset=utf-8"),
-            ("bmp", "image/bmp"),
-            ("fig", "application/x-xfig"),
-            ("gif", "image/gif"),
-            ("json", "application/json"),
-            ("ps", "application/postscript"),
-        ];
-        const LAYOUTS: [&str; 5] = ["circo", "dot", "neato", "twopi", "fdp"];
-        let asked = |key: &str| query.get(key).map(String::as_str).filter(|value| !value.is_empty());
-        let unknown = |key: &str, known: &str| {
-            Refusal(StatusCode::BAD_REQUEST, format!("unknown {key}: expected one of {known}\n"))
-        };
-        let (format, content_type) = match asked("format") {
-            None => FORMATS[0],
-            Some(name) => *FORMATS
-                .iter()
-                .find(|(format, _)| *format == name)
-                .ok_or_else(|| unknown("format", &FORMATS.map(|(format, _)| format).join(", ")))?,
-        };
-        let layout = match asked("layout") {
-            None => LAYOUTS[0],
-            Some(name) => LAYOUTS
-                .into_iter()
-                .find(|layout| *layout == name)
-                .ok_or_else(|| unknown("layout", &LAYOUTS.join(", ")))?,
-        };
-        Ok(Self { format, content_type, layout })
+        let format = one_of(query, "format", &FORMATS)?.unwrap_or(FORMATS[0]);
+        let layout = one_of(query, "layout", &LAYOUTS)?;
+        Ok(match (format, layout) {
+            ("dot" | "gv", _) => Self::Source,
+            ("svg", None) => Self::Own,
+            (format, layout) => Self::Graphviz { format, layout: layout.unwrap_or(LAYOUTS[0]) },
+        })
     }
 
-    fn is_source(&self) -> bool {
-        matches!(self.format, "dot" | "gv")
+    fn content_type(&self) -> &'static str {
+        match self {
+            Self::Own | Self::Graphviz { format: "svg", .. } => "image/svg+xml",
+            Self::Source => "text/vnd.graphviz; charset=utf-8",
+            Self::Graphviz { format: "png", .. } => "image/png",
+            Self::Graphviz { format: "bmp", .. } => "image/bmp",
+            Self::Graphviz { format: "fig", .. } => "application/x-xfig",
+            Self::Graphviz { format: "gif", .. } => "image/gif",
+            Self::Graphviz { format: "json", .. } => "application/json",
+            Self::Graphviz { format: "ps", .. } => "application/postscript",
+            Self::Graphviz { .. } => "application/octet-stream",
+        }
     }
+}
+
+/// Which of the `known` values the query has for `key`; an empty one is none.
+fn one_of(
+    query: &BTreeMap<String, String>,
+    key: &str,
+    known: &[&'static str],
+) -> Result<Option<&'static str>, Refusal> {
+    let Some(asked) = query.get(key).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let unknown = || Refusal(StatusCode::BAD_REQUEST, format!("unknown {key}: expected one of {}\n", known.join(", ")));
+    known.iter().find(|name| *name == asked).copied().map(Some).ok_or_else(unknown)
 }
 
 /// The mesh as a picture, or as the source of one.
@@ -69,30 +74,33 @@ pub(super) async fn show(
     State(shared): State<Shared>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Response, Refusal> {
-    let drawing = Drawing::from_query(&query)?;
+    let picture = Picture::from_query(&query)?;
     let topology = shared.topology.borrow().clone();
     let topology =
         topology.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the mesh is not known yet\n".to_owned()))?;
-    let source = topology.dot();
-    let body = if drawing.is_source() { source.into_bytes() } else { draw(&shared, &drawing, source).await? };
-    Ok(([(header::CONTENT_TYPE, drawing.content_type)], body).into_response())
+    let body = match picture {
+        Picture::Own => Graph::new(&topology, &[]).svg().into_bytes(),
+        Picture::Source => topology.dot().into_bytes(),
+        Picture::Graphviz { format, layout } => draw(&shared, format, layout, topology.dot()).await?,
+    };
+    Ok(([(header::CONTENT_TYPE, picture.content_type())], body).into_response())
 }
 
-async fn draw(shared: &Shared, drawing: &Drawing, source: String) -> Result<Vec<u8>, Refusal> {
+async fn draw(shared: &Shared, format: &str, layout: &str, source: String) -> Result<Vec<u8>, Refusal> {
     let drawn = async {
         // The semaphore is never closed, so this waits and does not fail.
         let _one_at_a_time = shared.drawing.acquire().await;
-        run_dot(shared.dot, drawing, source).await
+        run_dot(shared.dot, format, layout, source).await
     };
     let too_long =
         || Refusal(StatusCode::GATEWAY_TIMEOUT, format!("no picture within {} s\n", DRAWING_LIMIT.as_secs()));
     tokio::time::timeout(DRAWING_LIMIT, drawn).await.map_err(|_| too_long())?
 }
 
-async fn run_dot(program: &str, drawing: &Drawing, source: String) -> Result<Vec<u8>, Refusal> {
+async fn run_dot(program: &str, format: &str, layout: &str, source: String) -> Result<Vec<u8>, Refusal> {
     let failed = |why: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{program}: {why}\n"));
     let spawned = Command::new(program)
-        .args([format!("-K{}", drawing.layout), format!("-T{}", drawing.format)])
+        .args([format!("-K{layout}"), format!("-T{format}")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -100,7 +108,8 @@ async fn run_dot(program: &str, drawing: &Drawing, source: String) -> Result<Vec
         .spawn();
     let mut child = match spawned {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let advice = format!("Graphviz' program {program} is not installed: ask for format=dot\n");
+            let advice = "ask for format=svg without layout, or for format=dot and draw it elsewhere";
+            let advice = format!("Graphviz' program {program} is not installed here: {advice}\n");
             return Err(Refusal(StatusCode::NOT_IMPLEMENTED, advice));
         }
         spawned => spawned.map_err(|error| failed(error.to_string()))?,
@@ -130,12 +139,23 @@ mod tests {
 
     #[test]
     fn only_known_formats_and_layouts_reach_the_program() {
-        let known = Drawing::from_query(&query(&[("format", "png"), ("layout", "fdp")])).unwrap();
-        assert_eq!((known.format, known.layout), ("png", "fdp"));
-        let default = Drawing::from_query(&query(&[("format", "")])).unwrap();
-        assert_eq!((default.format, default.layout), ("svg", "circo"));
-        for pairs in [[("format", "exe")], [("layout", "-o/etc/passwd")], [("format", "SVG")]] {
-            assert_eq!(Drawing::from_query(&query(&pairs)).unwrap_err().0, StatusCode::BAD_REQUEST, "{pairs:?}");
+        let picture = |pairs: &[(&str, &str)]| Picture::from_query(&query(pairs));
+        let graphviz = |format, layout| Ok(Picture::Graphviz { format, layout });
+        for own in [[].as_slice(), &[("format", "")], &[("format", "svg")], &[("layout", ""), ("format", "svg")]] {
+            assert_eq!(picture(own), Ok(Picture::Own), "{own:?}");
         }
+        assert_eq!(picture(&[("format", "dot"), ("layout", "fdp")]), Ok(Picture::Source));
+        assert_eq!(picture(&[("layout", "fdp")]), graphviz("svg", "fdp"));
+        assert_eq!(picture(&[("format", "svg"), ("layout", "circo")]), graphviz("svg", "circo"));
+        assert_eq!(picture(&[("format", "json")]), graphviz("json", "circo"));
+        for pairs in [[("format", "exe")], [("layout", "-o/etc/passwd")], [("format", "SVG")]] {
+            assert_eq!(picture(&pairs).unwrap_err().0, StatusCode::BAD_REQUEST, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn every_format_has_its_type() {
+        let types = FORMATS.map(|format| Picture::from_query(&query(&[("format", format)])).unwrap().content_type());
+        assert!(!types.contains(&"application/octet-stream"), "{types:?}");
     }
 }

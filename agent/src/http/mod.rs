@@ -186,7 +186,10 @@ mod tests {
             ("/graph?format=dot", "200", "digraph kilo"),
             ("/graph?format=exe", "400", "unknown format"),
             ("/graph?layout=exe", "400", "unknown layout"),
-            ("/graph", "501", "ask for format=dot"),
+            ("/graph", "200", "<svg "),
+            ("/graph?format=svg", "200", "<svg "),
+            ("/graph?layout=circo", "501", "ask for format=svg without layout"),
+            ("/graph?format=json", "501", "is not installed here"),
             ("/status", "200", "\"node\":\"a\""),
             ("/diagnose", "200", "\"clockMs\":"),
             ("/other", "404", ""),
@@ -238,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_fails_or_succeeds_is_heard() {
         // cat takes no such options; true reads no input.
-        assert!(ask("/graph?format=svg", empty_mesh(), "cat").await.0.contains("500"));
-        assert!(ask("/graph?format=svg", empty_mesh(), "true").await.0.contains("200"));
+        assert!(ask("/graph?format=png", empty_mesh(), "cat").await.0.contains("500"));
+        assert!(ask("/graph?format=png", empty_mesh(), "true").await.0.contains("200"));
     }
 }

@@ -4,5 +4,6 @@
 mod cluster;
 mod completion;
 mod errors;
+mod graph;
 mod showconf;
 mod status;

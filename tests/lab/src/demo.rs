@@ -198,8 +198,7 @@ fn send_marked(lab: &Lab, from: &str, target: IpAddr) -> Result<()> {
 
 /// Writes the picture of the mesh as SVG; gives its path.
 fn draw(lab: &Lab, directory: &Path) -> Result<PathBuf> {
-    let dot = lab.kgctl(&["graph"])?;
-    let svg = lab.space("control")?.exec_with_input(["dot", "-Tsvg"], &dot)?;
+    let svg = lab.kgctl(&["graph", "-o", "svg"])?;
     fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
     let path = directory.join("mesh.svg");
     fs::write(&path, svg).with_context(|| format!("write {}", path.display()))?;

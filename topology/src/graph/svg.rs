@@ -9,7 +9,7 @@ use std::fmt::{self, Write as _};
 
 use super::{
     label::printable,
-    layout::{Card, Curve, End, Entry, Layout, Panel, PanelKind, PillKind, Point, Rect, Style, Subject, Symbol, Text},
+    layout::{Card, Curve, Entry, Layout, Panel, PanelKind, Pill, PillKind, Point, Rect, Style, Subject, Symbol, Text},
     model::{Graph, NodeView, count},
 };
 use crate::Peer;
@@ -26,9 +26,11 @@ impl Graph<'_> {
 
 fn write_drawing(out: &mut String, layout: &Layout<'_>) -> fmt::Result {
     let Rect { w, h, .. } = layout.canvas;
+    // Fewer lines may be heavier.
+    let dense = if layout.curves.len() > 40 { " dense" } else { "" };
     writeln!(
         out,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" class="kilo-mesh" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="img">"#
+        r#"<svg xmlns="http://www.w3.org/2000/svg" class="kilo-mesh{dense}" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="img">"#
     )?;
     writeln!(out, "<title>{}</title>", escaped(&layout.title.content))?;
     writeln!(out, "<style>{}</style>", include_str!("style.css").trim_end())?;
@@ -37,10 +39,6 @@ fn write_drawing(out: &mut String, layout: &Layout<'_>) -> fmt::Result {
     write_text(out, &layout.summary)?;
     for curve in &layout.curves {
         write_curve(out, curve, &layout.panels)?;
-    }
-    if let Some(hub) = &layout.hub {
-        writeln!(out, r#"<rect class="hub" {} rx="{}"/>"#, place(&hub.rect), hub.rect.h / 2)?;
-        hub.texts.iter().try_for_each(|text| write_text(out, text))?;
     }
     layout.panels.iter().try_for_each(|panel| write_panel(out, panel))?;
     layout.legend.iter().try_for_each(|entry| write_entry(out, entry))?;
@@ -74,34 +72,23 @@ fn place(rect: &Rect) -> String {
 fn write_curve(out: &mut String, curve: &Curve, panels: &[Panel<'_>]) -> fmt::Result {
     let kind = if curve.is_to_peers { "peer-tunnel" } else { "tunnel" };
     let width = if curve.tunnels > 1 { " many" } else { "" };
-    let from = panel_title(&panels[curve.from]);
-    let (to, data) = match curve.to {
-        End::Hub => ("the mesh".to_owned(), String::new()),
-        End::Panel(to) => (panel_title(&panels[to]), panel_data("to", &panels[to])),
-    };
-    let [a, b, c, d] = curve.points;
+    let [from, to] = [&panels[curve.from], &panels[curve.to]];
+    let [a, b, c, d] = curve.points.map(|Point { x, y }| format!("{x} {y}"));
     writeln!(
         out,
-        r#"<path class="{kind}{width}"{}{data} d="M{} {}C{} {} {} {} {} {}"><title>{} – {}: {}</title></path>"#,
-        panel_data("from", &panels[curve.from]),
-        a.x,
-        a.y,
-        b.x,
-        b.y,
-        c.x,
-        c.y,
-        d.x,
-        d.y,
-        escaped(&from),
-        escaped(&to),
+        r#"<path class="{kind}{width}"{}{} d="M{a}C{b} {c} {d}"><title>{} – {}: {}</title></path>"#,
+        panel_data("from", from),
+        panel_data("to", to),
+        escaped(panel_title(from)),
+        escaped(panel_title(to)),
         count(curve.tunnels, "tunnel"),
     )
 }
 
-fn panel_title(panel: &Panel<'_>) -> String {
+fn panel_title<'a>(panel: &Panel<'a>) -> &'a str {
     match panel.kind {
-        PanelKind::Location(site) => site.heading().to_owned(),
-        PanelKind::Peers(_) => "peers".to_owned(),
+        PanelKind::Location(site) => site.heading(),
+        PanelKind::Peers(_) => "peers",
     }
 }
 
@@ -139,14 +126,7 @@ fn write_card(out: &mut String, card: &Card<'_>) -> fmt::Result {
     writeln!(out, r#"<rect class="card" {} rx="5"/>"#, place(&card.rect))?;
     write_symbol(out, symbol(&card.subject), card.icon)?;
     card.texts.iter().try_for_each(|text| write_text(out, text))?;
-    for pill in &card.pills {
-        let kind = match pill.kind {
-            PillKind::Nat => "nat",
-            PillKind::NoInternalIp => "alone",
-        };
-        writeln!(out, r#"<rect class="pill {kind}" {} rx="7"/>"#, place(&pill.rect))?;
-        write_text(out, &pill.text)?;
-    }
+    card.pills.iter().try_for_each(|pill| write_pill(out, pill))?;
     writeln!(out, "</g>")
 }
 
@@ -179,15 +159,22 @@ fn write_symbol(out: &mut String, symbol: Option<Symbol>, Point { x, y }: Point)
         Some(Symbol::Absent) => {
             writeln!(out, r#"<path class="cross" d="M{} {}l8 8m0 -8l-8 8"/>"#, x - 4, y - 4)
         }
-        Some(Symbol::Nat) => {
-            let rect = Rect { x: x - 14, y: y - 8, w: 29, h: 15 };
-            writeln!(out, r#"<rect class="pill nat" {} rx="7"/>"#, place(&rect))?;
-            write_text(out, &Text::at(Point { x: x - 9, y: y + 3 }, Style::Pill, "NAT"))
-        }
+        Some(Symbol::Nat) => write_pill(out, &Pill::around(Point { x, y }, PillKind::Nat)),
+        Some(Symbol::NoInternalIp) => write_pill(out, &Pill::around(Point { x, y }, PillKind::NoInternalIp)),
         Some(Symbol::Tunnel) => writeln!(out, r#"<path class="tunnel" d="M{} {y}h28"/>"#, x - 14),
         Some(Symbol::PeerTunnel) => writeln!(out, r#"<path class="peer-tunnel" d="M{} {y}h28"/>"#, x - 14),
+        Some(Symbol::Nothing) => Ok(()),
         None => writeln!(out, r#"<circle class="device" cx="{x}" cy="{y}" r="4"/>"#),
     }
+}
+
+fn write_pill(out: &mut String, pill: &Pill) -> fmt::Result {
+    let kind = match pill.kind {
+        PillKind::Nat => "nat",
+        PillKind::NoInternalIp => "alone",
+    };
+    writeln!(out, r#"<rect class="pill {kind}" {} rx="7"/>"#, place(&pill.rect))?;
+    write_text(out, &pill.text)
 }
 
 fn write_entry(out: &mut String, entry: &Entry) -> fmt::Result {

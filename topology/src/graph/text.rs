@@ -36,7 +36,12 @@ impl Graph<'_> {
     /// The tables, each line ending with a line feed.
     pub fn text(&self, options: &TextOptions) -> String {
         let symbols = if options.unicode { &UNICODE } else { &ASCII };
-        let mut lines = vec![Line::new(Tone::Strong, self.title()), Line::new(Tone::Plain, self.summary())];
+        let paragraph = |tone: Tone, text: &str| {
+            let lines = wrap(text, options.width, symbols.ellipsis);
+            lines.into_iter().map(move |line| Line::new(tone, line))
+        };
+        let mut lines: Vec<Line> = paragraph(Tone::Strong, &self.title()).collect();
+        lines.extend(paragraph(Tone::Plain, &self.summary()));
         lines.push(Line::default());
         lines.extend(node_table(self, symbols).lines(options.width, symbols));
         if !self.peers.is_empty() {
@@ -44,8 +49,7 @@ impl Graph<'_> {
             lines.extend(peer_table(self.peers).lines(options.width, symbols));
         }
         lines.push(Line::default());
-        let notes = wrap(&notes(self, symbols), options.width, symbols.ellipsis);
-        lines.extend(notes.into_iter().map(|line| Line::new(Tone::Weak, line)));
+        lines.extend(paragraph(Tone::Weak, &notes(self, symbols)));
         lines.iter().map(|line| line.render(options, symbols) + "\n").collect()
     }
 }

@@ -7,6 +7,7 @@ mod common;
 mod connect;
 mod forward;
 mod generate;
+mod graph;
 mod hostile;
 mod join;
 mod membership;

@@ -30,7 +30,7 @@ const MOST_LINES: usize = 4;
 pub(super) enum Density {
     /// Name and marks.
     Brief,
-    /// Leaders with their addresses, others without.
+    /// Leaders with the addresses of their tunnels, others without any.
     Leaders,
     /// Everybody with addresses.
     Full,
@@ -80,6 +80,37 @@ pub struct Pill {
     pub text: Text,
 }
 
+impl Pill {
+    /// One that says what it always says, around a centre.
+    pub fn around(centre: Point, kind: PillKind) -> Self {
+        let mut pill = Self::at(Point::default(), kind, kind.word().to_owned());
+        let at = pill.rect.centre();
+        pill.shift(Point { x: centre.x - at.x, y: centre.y - at.y });
+        pill
+    }
+
+    /// One whose text begins at a place.
+    fn at(at: Point, kind: PillKind, text: String) -> Self {
+        let text = Text::at(at, Style::Pill, text);
+        let w = text.bounds().w + 2 * PILL_PAD;
+        Self { kind, rect: Rect { x: at.x - PILL_PAD, y: at.y - 11, w, h: PILL_HEIGHT }, text }
+    }
+
+    fn shift(&mut self, by: Point) {
+        self.rect = self.rect.shifted(by);
+        self.text.shift(by);
+    }
+}
+
+impl PillKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Nat => "NAT",
+            Self::NoInternalIp => "no IP",
+        }
+    }
+}
+
 /// A node or peer, drawn.
 #[derive(Clone, Debug)]
 pub struct Card<'a> {
@@ -103,13 +134,15 @@ impl<'a> Card<'a> {
         let mut card = Self::named(Subject::Node(node), node.name.as_str(), is_full);
         card.keepalive(node.persistent_keepalive.0);
         if node.is_without_internal_ip() {
-            card.pill(PillKind::NoInternalIp, "no internal IP".to_owned());
+            card.pill(PillKind::NoInternalIp, PillKind::NoInternalIp.word().to_owned());
         }
         if is_full && node.is_ready() {
             card.detail("wireguard", node.wireguard_ips);
             card.detail("endpoint", node.endpoint.filter(|_| node.is_leader).as_slice());
-            card.detail("internal", &node.internal_ips.iter().map(ipnet::IpNet::addr).collect::<Vec<_>>());
-            card.detail("pods", node.pod_cidrs);
+            if density == Density::Full {
+                card.detail("internal", &node.internal_ips.iter().map(ipnet::IpNet::addr).collect::<Vec<_>>());
+                card.detail("pods", node.pod_cidrs);
+            }
         } else if is_full {
             let reasons = printable(&node.not_ready.join("; "));
             let lines = at_most(wrap(&reasons, LONGEST_DETAIL, '…'), MOST_LINES);
@@ -141,18 +174,16 @@ impl<'a> Card<'a> {
 
     fn keepalive(&mut self, seconds: u16) {
         if seconds > 0 {
-            let text = if self.is_full { format!("NAT {seconds} s") } else { "NAT".to_owned() };
-            self.pill(PillKind::Nat, text);
+            let word = PillKind::Nat.word();
+            self.pill(PillKind::Nat, if self.is_full { format!("{word} {seconds} s") } else { word.to_owned() });
         }
     }
 
     fn pill(&mut self, kind: PillKind, text: String) {
         let at = Point { x: self.rect.right() + GAP + PILL_PAD, y: self.texts[0].at.y - 1 };
-        let text = Text::at(at, Style::Pill, text);
-        let w = text.bounds().w + 2 * PILL_PAD;
-        let rect = Rect { x: at.x - PILL_PAD, y: at.y - 11, w, h: PILL_HEIGHT };
-        self.rect.w = rect.right();
-        self.pills.push(Pill { kind, rect, text });
+        let pill = Pill::at(at, kind, text);
+        self.rect.w = pill.rect.right();
+        self.pills.push(pill);
     }
 
     /// Values under each other, with what they are before the first.
@@ -180,18 +211,11 @@ impl<'a> Card<'a> {
         self
     }
 
-    pub(super) fn is_behind_nat(&self) -> bool {
-        self.pills.iter().any(|pill| pill.kind == PillKind::Nat)
-    }
-
     pub(super) fn shift(&mut self, by: Point) {
         self.rect = self.rect.shifted(by);
         self.icon = Point { x: self.icon.x + by.x, y: self.icon.y + by.y };
         self.texts.iter_mut().for_each(|text| text.shift(by));
-        for pill in &mut self.pills {
-            pill.rect = pill.rect.shifted(by);
-            pill.text.shift(by);
-        }
+        self.pills.iter_mut().for_each(|pill| pill.shift(by));
     }
 }
 

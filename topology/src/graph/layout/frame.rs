@@ -3,14 +3,15 @@
 use super::{
     geometry::{Point, Rect},
     panel::Panel,
+    tunnels::{Port, Side},
 };
 
 /// Between neighbours.
-const GAP: i32 = 28;
+const GAP: i32 = 24;
 /// Between the middle and the panels around it.
 const MOAT: i32 = 36;
 
-/// A frame whose panels are placed; its origin is at the left and top.
+/// Panels that are placed; the origin is at the left and top.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
     /// All of it.
@@ -48,12 +49,12 @@ impl Split {
 
 /// What is needed along a side, and how far it reaches outwards.
 #[derive(Clone, Copy, Debug, Default)]
-struct Side {
+struct Extent {
     length: i32,
     depth: i32,
 }
 
-impl Side {
+impl Extent {
     /// A side along which boxes take (`length`, `depth`) each.
     fn of(boxes: impl Iterator<Item = (i32, i32)>) -> Self {
         let sum = |side: Self, (length, depth): (i32, i32)| {
@@ -72,10 +73,10 @@ impl Side {
 /// Sizes of the frame's parts.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
-    top: Side,
-    right: Side,
-    bottom: Side,
-    left: Side,
+    top: Extent,
+    right: Extent,
+    bottom: Extent,
+    left: Extent,
     middle: Rect,
     size: Rect,
 }
@@ -83,8 +84,8 @@ struct Plan {
 impl Plan {
     fn new(split: Split, sizes: &[Rect]) -> Self {
         let [top, right, bottom, left] = split.sides(sizes);
-        let row = |panels: &[Rect]| Side::of(panels.iter().map(|size| (size.w, size.h)));
-        let column = |panels: &[Rect]| Side::of(panels.iter().map(|size| (size.h, size.w)));
+        let row = |panels: &[Rect]| Extent::of(panels.iter().map(|size| (size.w, size.h)));
+        let column = |panels: &[Rect]| Extent::of(panels.iter().map(|size| (size.h, size.w)));
         let (top, right, bottom, left) = (row(top), column(right), row(bottom), column(left));
         // Enough for the tunnels to be told apart.
         let count = i32::try_from(sizes.len()).unwrap_or(i32::MAX / 10_000);
@@ -125,7 +126,7 @@ pub(super) fn arrange(panels: &mut [Panel<'_>]) -> Frame {
         middle.w,
         |panel, x| {
             panel.shift(Point { x, y: middle.y - MOAT - panel.rect.h });
-            panel.port = Point { x: panel.rect.centre().x, y: panel.rect.bottom() };
+            panel.port = Port::of(&panel.rect, Side::Top);
         },
     );
     spread(
@@ -136,7 +137,7 @@ pub(super) fn arrange(panels: &mut [Panel<'_>]) -> Frame {
         middle.w,
         |panel, x| {
             panel.shift(Point { x, y: middle.bottom() + MOAT });
-            panel.port = Point { x: panel.rect.centre().x, y: panel.rect.y };
+            panel.port = Port::of(&panel.rect, Side::Bottom);
         },
     );
     spread(
@@ -147,7 +148,7 @@ pub(super) fn arrange(panels: &mut [Panel<'_>]) -> Frame {
         middle.h,
         |panel, y| {
             panel.shift(Point { x: middle.right() + MOAT, y });
-            panel.port = Point { x: panel.rect.x, y: panel.rect.centre().y };
+            panel.port = Port::of(&panel.rect, Side::Right);
         },
     );
     spread(
@@ -158,7 +159,7 @@ pub(super) fn arrange(panels: &mut [Panel<'_>]) -> Frame {
         middle.h,
         |panel, y| {
             panel.shift(Point { x: middle.x - MOAT - panel.rect.w, y });
-            panel.port = Point { x: panel.rect.right(), y: panel.rect.centre().y };
+            panel.port = Port::of(&panel.rect, Side::Left);
         },
     );
     Frame { size: plan.size, middle }

@@ -7,12 +7,13 @@ use super::{
     },
     card::{Card, Density},
     geometry::{Point, Rect, Style, Text},
+    tunnels::Port,
 };
 use crate::Peer;
 
 const PAD: i32 = 12;
 const HEAD: i32 = 40;
-const GAP: i32 = 8;
+const GAP: i32 = 6;
 const LONGEST_HEADING: usize = 40;
 /// In a row of a panel.
 const MOST_COLUMNS: usize = 60;
@@ -40,7 +41,7 @@ pub struct Panel<'a> {
     /// What is in it.
     pub cards: Vec<Card<'a>>,
     /// Where tunnels end.
-    pub port: Point,
+    pub port: Port,
 }
 
 impl<'a> Panel<'a> {
@@ -69,21 +70,22 @@ impl<'a> Panel<'a> {
         let (full, brief): (Vec<_>, Vec<_>) = cards.into_iter().partition(|card| card.is_full);
         let groups = [Group::new(full), Group::new(brief)];
         let width = best_width(&groups);
-        let mut rect = Rect { x: 0, y: 0, w: note.bounds().right() + PAD, h: HEAD };
+        let taken = groups.iter().filter(|group| !group.cards.is_empty()).map(|group| group.size(width).w);
+        let inside = taken.max().unwrap_or_default().max(note.bounds().right() - PAD);
+        let mut rect = Rect { x: 0, y: 0, w: inside + 2 * PAD, h: HEAD };
         let mut cards = Vec::new();
         for group in groups.into_iter().filter(|group| !group.cards.is_empty()) {
-            let size = group.size(width);
-            cards.extend(group.place(width, Point { x: PAD, y: rect.h }));
-            rect.w = rect.w.max(size.w + 2 * PAD);
-            rect.h += size.h + GAP;
+            let height = group.size(width).h;
+            cards.extend(group.place(width, inside, Point { x: PAD, y: rect.h }));
+            rect.h += height + GAP;
         }
         rect.h += PAD - GAP;
-        Self { kind, rect, heading, note, cards, port: Point::default() }
+        Self { kind, rect, heading, note, cards, port: Port::default() }
     }
 
     pub(super) fn shift(&mut self, by: Point) {
         self.rect = self.rect.shifted(by);
-        self.port = Point { x: self.port.x + by.x, y: self.port.y + by.y };
+        self.port.at = Point { x: self.port.at.x + by.x, y: self.port.at.y + by.y };
         self.heading.shift(by);
         self.note.shift(by);
         self.cards.iter_mut().for_each(|card| card.shift(by));
@@ -123,19 +125,22 @@ impl<'a> Group<'a> {
         Rect { x: 0, y: 0, w: self.width(columns), h }
     }
 
-    /// The cards in rows, the first at `at`; those of a row have the same height.
-    fn place(self, width: i32, at: Point) -> Vec<Card<'a>> {
+    /// The cards in rows, in as many columns as fit `width`, stretched to `inside`, the first at `at`.
+    /// Those of a row have the same height.
+    fn place(self, width: i32, inside: i32, at: Point) -> Vec<Card<'a>> {
         let columns = self.columns(width);
         let heights: Vec<i32> = self.row_heights(width).collect();
         let mut cards = self.cards;
+        let count = i32::try_from(columns.min(cards.len())).unwrap_or(1);
+        let column = (inside + GAP) / count - GAP;
         let mut y = at.y;
         for (row, height) in cards.chunks_mut(columns).zip(heights) {
             let mut x = at.x;
             for card in row {
-                card.rect.w = self.column;
+                card.rect.w = column;
                 card.rect.h = height;
                 card.shift(Point { x, y });
-                x += self.column + GAP;
+                x += column + GAP;
             }
             y += height + GAP;
         }

@@ -1,32 +1,19 @@
-//! Tunnels between panels: curves through the middle, one for each pair, however many tunnels it stands
-//! for; or, when there are too many pairs to tell apart, a spoke from each panel to a hub.
+//! Tunnels between panels: curves through the middle, one for each pair of panels, however many tunnels
+//! it stands for.
 
 use super::{
-    super::{label::cells, model::count},
-    geometry::{Point, Rect, Style, Text},
+    geometry::{Point, Rect},
     panel::{Panel, PanelKind},
 };
-
-/// Up to here each pair has a curve of its own.
-const MOST_PAIRS: usize = 1000;
-
-/// What a curve leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// A panel, by its place in the layout.
-    Panel(usize),
-    /// The hub.
-    Hub,
-}
 
 /// A cubic Bézier curve.
 #[derive(Clone, Debug)]
 pub struct Curve {
-    /// The panel where it begins.
+    /// The panel where it begins, by its place in the layout.
     pub from: usize,
-    /// Where it ends.
-    pub to: End,
-    /// Whether one of the ends is that of peers.
+    /// The panel where it ends.
+    pub to: usize,
+    /// Whether one of them is that of the peers.
     pub is_to_peers: bool,
     /// How many tunnels it stands for.
     pub tunnels: usize,
@@ -34,73 +21,89 @@ pub struct Curve {
     pub points: [Point; 4],
 }
 
-/// Where spokes meet.
-#[derive(Clone, Debug)]
-pub struct Hub {
-    /// Its outline.
-    pub rect: Rect,
-    /// What it stands for.
-    pub texts: Vec<Text>,
-}
-
 /// The curves between `panels` around `middle`.
-pub(super) fn between(panels: &[Panel<'_>], middle: Rect) -> (Vec<Curve>, Option<Hub>) {
-    let connected: Vec<usize> = (0..panels.len()).filter(|index| panels[*index].is_connected()).collect();
-    let pairs = connected.len() * connected.len().saturating_sub(1) / 2;
-    if pairs > MOST_PAIRS { spokes(panels, &connected, middle) } else { (chords(panels, &connected, middle), None) }
-}
-
-fn chords(panels: &[Panel<'_>], connected: &[usize], middle: Rect) -> Vec<Curve> {
+pub(super) fn between(panels: &[Panel<'_>], middle: Rect) -> Vec<Curve> {
     let mut curves = Vec::new();
-    for (n, from) in connected.iter().copied().enumerate() {
-        for to in connected[n + 1..].iter().copied() {
-            curves.push(Curve {
-                from,
-                to: End::Panel(to),
-                is_to_peers: panels[to].is_of_peers(),
-                tunnels: panels[from].ends() * panels[to].ends(),
-                points: chord(panels[from].port, panels[to].port, middle.centre()),
-            });
+    for (from, panel) in panels.iter().enumerate() {
+        for (to, other) in panels.iter().enumerate().skip(from + 1) {
+            let tunnels = panel.ends() * other.ends();
+            if tunnels > 0 {
+                let is_to_peers = panel.is_of_peers() || other.is_of_peers();
+                let points = bow(panel.port, other.port, middle);
+                curves.push(Curve { from, to, is_to_peers, tunnels, points });
+            }
         }
     }
     curves
 }
 
-/// A curve that leaves and arrives in the direction of the centre: far apart it runs nearly straight,
-/// between neighbours it is a bow.
-fn chord(from: Point, to: Point, centre: Point) -> [Point; 4] {
-    [from, towards(from, centre), towards(to, centre), to]
-}
-
-/// 60 % of the way.
-fn towards(from: Point, to: Point) -> Point {
-    let part = |from: i32, to: i32| from + (to - from) * 3 / 5;
-    Point { x: part(from.x, to.x), y: part(from.y, to.y) }
-}
-
-fn spokes(panels: &[Panel<'_>], connected: &[usize], middle: Rect) -> (Vec<Curve>, Option<Hub>) {
-    let leaders: usize = panels.iter().filter(|panel| !panel.is_of_peers()).map(Panel::ends).sum();
-    let hub = hub(leaders, middle.centre());
-    let spoke = |from: usize| {
-        let (port, centre) = (panels[from].port, middle.centre());
-        let points = [port, towards(port, centre), centre, centre];
-        let is_to_peers = panels[from].is_of_peers();
-        Curve { from, to: End::Hub, is_to_peers, tunnels: panels[from].ends() * leaders, points }
+/// A curve that leaves and arrives at right angles, the deeper into the middle the longer it is.
+fn bow(from: Port, to: Port, middle: Rect) -> [Point; 4] {
+    let (dx, dy) = (to.at.x - from.at.x, to.at.y - from.at.y);
+    let length = dx.abs().max(dy.abs());
+    let control = |port: Port, (dx, dy): (i32, i32)| {
+        let depth = (length / 2).min(port.side.depth(middle) * 11 / 20);
+        let inward = port.side.inward();
+        Point { x: port.at.x + inward.x * depth + dx / 8, y: port.at.y + inward.y * depth + dy / 8 }
     };
-    (connected.iter().copied().map(spoke).collect(), Some(hub))
+    [from.at, control(from, (dx, dy)), control(to, (-dx, -dy)), to.at]
 }
 
-fn hub(leaders: usize, centre: Point) -> Hub {
-    let lines = [count(leaders, "leader"), "each has a tunnel to each".to_owned()];
-    let style = Style::Summary;
-    let longest = lines.iter().map(|line| cells(line)).max().unwrap_or_default();
-    let (w, h) = (style.width(longest) + 48, 64);
-    let rect = Rect { x: centre.x - w / 2, y: centre.y - h / 2, w, h };
-    let texts = lines.into_iter().zip([-6, 14]).map(|(line, dy)| {
-        let at = Point { x: centre.x - style.width(cells(&line)) / 2, y: centre.y + dy };
-        Text::at(at, style, line)
-    });
-    Hub { rect, texts: texts.collect() }
+/// A side of the frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Above the middle.
+    #[default]
+    Top,
+    /// At its right.
+    Right,
+    /// Below.
+    Bottom,
+    /// At its left.
+    Left,
+}
+
+impl Side {
+    /// The direction into the middle.
+    fn inward(self) -> Point {
+        let (x, y) = match self {
+            Self::Top => (0, 1),
+            Self::Right => (-1, 0),
+            Self::Bottom => (0, -1),
+            Self::Left => (1, 0),
+        };
+        Point { x, y }
+    }
+
+    /// How far the middle reaches in that direction.
+    fn depth(self, middle: Rect) -> i32 {
+        match self {
+            Self::Top | Self::Bottom => middle.h,
+            Self::Right | Self::Left => middle.w,
+        }
+    }
+}
+
+/// Where the tunnels of a panel end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Port {
+    /// The place, in the middle of a side of the panel.
+    pub at: Point,
+    pub(super) side: Side,
+}
+
+impl Port {
+    /// That of a panel that stands at a side of the frame.
+    pub(super) fn of(panel: &Rect, side: Side) -> Self {
+        let Point { x, y } = panel.centre();
+        let at = match side {
+            Side::Top => Point { x, y: panel.bottom() },
+            Side::Right => Point { x: panel.x, y },
+            Side::Bottom => Point { x, y: panel.y },
+            Side::Left => Point { x: panel.right(), y },
+        };
+        Self { at, side }
+    }
 }
 
 impl Panel<'_> {
@@ -114,9 +117,5 @@ impl Panel<'_> {
             PanelKind::Location(site) => site.leaders(),
             PanelKind::Peers(peers) => peers.len(),
         }
-    }
-
-    fn is_connected(&self) -> bool {
-        self.ends() > 0
     }
 }
