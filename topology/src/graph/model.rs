@@ -216,7 +216,7 @@ impl<'a> NodeView<'a> {
         }
     }
 
-    fn left_out(LeftOut { node, reasons }: &'a LeftOut) -> Self {
+    fn left_out(LeftOut { node, reasons, .. }: &'a LeftOut) -> Self {
         let Node { name, location, endpoint, key, internal_ips, pod_cidrs, persistent_keepalive, .. } = node;
         Self {
             name,
@@ -270,7 +270,8 @@ mod tests {
     #[test]
     fn nodes_are_grouped_by_location_whatever_the_granularity() {
         let nodes = [node("b", "x", 1), node("a", "x", 2), node("c", "y", 3)];
-        let absent = [LeftOut { node: node("0", "x", 4), reasons: vec!["has no key".to_owned()] }];
+        let absent =
+            [LeftOut { node: node("0", "x", 4), reasons: vec!["has no key".to_owned()], remedy: String::new() }];
         for (granularity, leaders) in [(Granularity::Location, 2), (Granularity::Full, 3)] {
             let topology = topology(&nodes, granularity);
             let graph = Graph::new(&topology, &absent);

@@ -20,7 +20,7 @@ impl Picture {
     fn of(cluster: &Cluster) -> Self {
         let absent = Node { name: "e".into(), location: "2".into(), ..Node::default() };
         let reasons = vec!["has no kilo.squat.ai/key".to_owned(), "has never checked in".to_owned()];
-        Self { topology: cluster.topology(), left_out: vec![LeftOut { node: absent, reasons }] }
+        Self { topology: cluster.topology(), left_out: vec![LeftOut { node: absent, reasons, remedy: String::new() }] }
     }
 
     fn graph(&self) -> Graph<'_> {

@@ -83,7 +83,11 @@ fn mesh() -> impl Strategy<Value = Mesh> {
             if flags.is_ready {
                 cluster.nodes.push(node);
             } else {
-                left_out.push(LeftOut { node, reasons: vec![name.clone(), "has no key".to_owned()] });
+                left_out.push(LeftOut {
+                    node,
+                    reasons: vec![name.clone(), "has no key".to_owned()],
+                    remedy: String::new(),
+                });
             }
             names.push(name);
         }
