@@ -633,3 +633,21 @@ async fn the_server_introduces_itself() {
     let group = cluster.api.get("/apis/coordination.k8s.io").await.ok();
     assert_eq!(group["preferredVersion"]["groupVersion"], "coordination.k8s.io/v1");
 }
+
+#[tokio::test]
+async fn what_cannot_be_proxied_to_is_refused() {
+    let cluster = Cluster::start().await;
+    let api = &cluster.api;
+    assert_eq!(api.get(&format!("{NODES}/proxy-none:1107/proxy/x")).await.failure(), (404, "NotFound"));
+    let pods = "/api/v1/namespaces/default/pods";
+    assert_eq!(api.get(&format!("{pods}/proxy-none:1107/proxy/x")).await.failure(), (404, "NotFound"));
+
+    cluster.node("proxy-1", json!({})).await;
+    let proxy = format!("{NODES}/proxy-1:1107/proxy/x");
+    assert_eq!(api.get(&proxy).await.failure(), (500, ""), "a node without addresses");
+    let addresses = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}});
+    api.patch(&format!("{NODES}/proxy-1/status"), MERGE, addresses).await.ok();
+    assert_eq!(api.get(&proxy).await.failure(), (400, "BadRequest"), "the server's own loopback");
+    assert_eq!(api.get(&format!("{NODES}/a:b:c:d/proxy/x")).await.failure(), (400, "BadRequest"));
+    cluster.remove_node("proxy-1").await;
+}

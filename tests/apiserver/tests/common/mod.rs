@@ -77,7 +77,10 @@ impl Server {
 pub async fn client(kubeconfig: &str) -> Client {
     let kubeconfig = Kubeconfig::from_yaml(kubeconfig).expect("a kubeconfig");
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    Client::try_from(config.expect("a usable kubeconfig")).expect("a client")
+    let mut config = config.expect("a usable kubeconfig");
+    // Every answer is to be seen, also one after which a client may try again.
+    config.default_retry = false;
+    Client::try_from(config).expect("a client")
 }
 
 /// The answer to a raw request.

@@ -23,5 +23,6 @@ mod nat;
 mod outage;
 mod peers;
 mod repair;
+mod status;
 mod support;
 mod verify;
