@@ -8,10 +8,10 @@ use std::{
 
 use tokio::{
     net::UdpSocket,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use topology::{
-    Endpoint,
+    Endpoint, NodeName,
     probe::{Answer, Knocked, Token, Way},
 };
 
@@ -24,26 +24,30 @@ const KNOCKS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long an error is waited for after the last one.
 const LIMIT: Duration = Duration::from_millis(700);
+/// How long a tunnel may take to come alive.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(6);
 /// How long a resolver may take.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// Knocks at the endpoint that `way` leads to, and tries the tunnel meanwhile.
-pub async fn knock(way: &Way, token: &Token) -> Result<Knocked, ProbeError> {
-    let (datagrams, tunnel) = tokio::join!(at(&way.endpoint, token), is_tunnel_alive(way));
+/// Knocks at the endpoint that `way` leads to, as the node `own`, and tries the tunnel meanwhile.
+pub async fn knock(own: &NodeName, way: &Way, token: &Token) -> Result<Knocked, ProbeError> {
+    let payload = token.knock(own);
+    let (datagrams, tunnel) = tokio::join!(at(way.endpoint.as_ref(), &payload), is_tunnel_alive(way));
     let (endpoint, answer) = datagrams.map_err(ProbeError::system("send datagrams"))?;
     let tunnel = tunnel.map_err(ProbeError::system("send echoes"))?;
     Ok(Knocked { endpoint, answer, tunnel })
 }
 
-async fn at(endpoint: &Endpoint, token: &Token) -> io::Result<(Option<SocketAddr>, Answer)> {
+async fn at(endpoint: Option<&Endpoint>, payload: &[u8]) -> io::Result<(Option<SocketAddr>, Answer)> {
     let address = match endpoint {
-        Endpoint::Address(address) => Some(*address),
-        Endpoint::Name(name, port) => resolve(name, *port).await,
+        None => None,
+        Some(Endpoint::Address(address)) => Some(*address),
+        Some(Endpoint::Name(name, port)) => resolve(name, *port).await,
     };
     let Some(address) = address else { return Ok((None, Answer::Silent)) };
     let socket = open(address).await?;
     let sent = match socket.connect(address).await {
-        Ok(()) => all(&socket, &token.knock()).await,
+        Ok(()) => all(&socket, payload).await,
         Err(error) => Err(error),
     };
     sent.map_or_else(answer, |()| Ok(Answer::Silent)).map(|answer| (Some(address), answer))
@@ -90,8 +94,15 @@ fn answer(error: io::Error) -> io::Result<Answer> {
     }
 }
 
-/// Whether an echo comes back. The first one may find no session, and begins a handshake.
+/// Whether an echo comes back. While there is no session, WireGuard asks for one every five seconds
+/// (`REKEY_TIMEOUT`, WireGuard paper section 6.1): so long, whoever watches has something to see.
 async fn is_tunnel_alive(way: &Way) -> io::Result<bool> {
     let addresses = || way.wireguard_ips.iter().take(1).copied().collect();
-    Ok(!ping::round_trips(addresses()).await?.is_empty() || !ping::round_trips(addresses()).await?.is_empty())
+    let begin = Instant::now();
+    while begin.elapsed() < HANDSHAKE_LIMIT {
+        if !ping::round_trips(addresses()).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

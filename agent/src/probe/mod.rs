@@ -4,7 +4,8 @@
 //! Anybody who reaches the agent's HTTP port may ask, so that this must be no weapon and no window:
 //! * A request names a node of the agent's own mesh, never an address, and what goes there is a few dozen
 //!   small packets with a fixed preamble, or echoes that come back.
-//! * One probe runs at a time, each for a few seconds; others wait, and too many are refused ([`Budget`]).
+//! * One probe runs at a time, or a few knocks, each for a few seconds; others wait, and too many are
+//!   refused ([`Budget`]).
 //! * Answers are counts and outcomes. Of the packets that a watch sees nothing is kept or told but how
 //!   many were of which kind, and who sent those with the asker's own mark.
 //! * A web page cannot make a browser ask: only a body declared as JSON is taken, which needs a consent
@@ -21,12 +22,12 @@ use std::{io, sync::Arc, time::Duration};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{
-    sync::{Mutex, Semaphore},
+    sync::{Mutex, Semaphore, SemaphorePermit},
     time::{Instant, timeout},
 };
 use topology::{
     InterfaceName, NodeName, Topology,
-    probe::{NoWay, Request, Token, Way},
+    probe::{NoWay, Request, Token, Way, mark::Lens},
 };
 
 use crate::{http::LatestTopology, os};
@@ -35,6 +36,9 @@ use watch::Watch;
 
 /// How long a probe waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// So many knocks may wait for an answer at once.
+const KNOCKS: usize = 8;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +101,7 @@ pub struct Prober {
     interface: InterfaceName,
     topology: LatestTopology,
     turn: Semaphore,
+    knocks: Semaphore,
     budget: Mutex<Budget>,
     watch: Mutex<Option<Watch>>,
 }
@@ -109,6 +114,7 @@ impl Prober {
             interface,
             topology,
             turn: Semaphore::new(1),
+            knocks: Semaphore::new(KNOCKS),
             budget: Mutex::new(Budget::new(Instant::now())),
             watch: Mutex::default(),
         }
@@ -126,15 +132,15 @@ impl Prober {
             Request::Count { token } => answer(self.count(token).await?),
             Request::Watch { node, token } => answer(self.watch(&node, token).await?),
             Request::Mtu { node } => {
-                let (way, _turn) = (self.way_as_leader(&node)?, self.turn().await?);
+                let (way, _turn) = (self.way_as_leader(&node)?, turn(&self.turn).await?);
                 answer(echo::largest(&self.interface, &way).await?)
             }
             Request::Knock { node, token } => {
-                let (way, _turn) = (self.way(&node)?, self.turn().await?);
-                answer(knock::knock(&way, &token).await?)
+                let (way, _turn) = (self.way(&node)?, turn(&self.knocks).await?);
+                answer(knock::knock(&self.name, &way, &token).await?)
             }
             Request::Send { node, token, family } => {
-                let (way, _turn) = (self.way(&node)?, self.turn().await?);
+                let (way, _turn) = (self.way(&node)?, turn(&self.turn).await?);
                 let no_pods = || ProbeError::NoPods { own: self.name.clone(), node, family };
                 let ends = way.ends(family).ok_or_else(no_pods)?;
                 answer(send::send(ends, &token.marked(family)).await?)
@@ -159,20 +165,20 @@ impl Prober {
         }
     }
 
-    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ProbeError> {
-        // The semaphore is never closed.
-        timeout(PATIENCE, self.turn.acquire()).await.ok().and_then(Result::ok).ok_or(ProbeError::Busy)
-    }
-
     /// Begins a watch, unless one runs that somebody else waits for. Asked for twice it begins anew: the
     /// first answer may have been lost on its way.
     async fn watch(&self, node: &NodeName, token: Token) -> Result<topology::probe::Watching, ProbeError> {
         let way = self.way(node)?;
+        let topology = self.topology()?;
+        let members = topology.segments.iter().flat_map(|segment| &segment.members);
+        let mut nodes: Vec<NodeName> = members.map(|member| member.name.clone()).collect();
+        nodes.sort();
+        let lens = Lens { token, port: way.listen_port, here: way.here, there: way.there, nodes };
         let mut place = self.watch.lock().await;
         if place.as_ref().is_some_and(|watch| watch.is_running() && watch.token() != token) {
             return Err(ProbeError::Busy);
         }
-        let (watch, watching) = Watch::begin(&self.interface, &way, token).await?;
+        let (watch, watching) = Watch::begin(&self.interface, &way.own_pods, lens).await?;
         *place = Some(watch);
         Ok(watching)
     }
@@ -181,6 +187,11 @@ impl Prober {
         let watch = self.watch.lock().await.take_if(|watch| watch.token() == token);
         watch.ok_or(ProbeError::NoWatch(token))?.end().await
     }
+}
+
+async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>, ProbeError> {
+    // The semaphore is never closed.
+    timeout(PATIENCE, places.acquire()).await.ok().and_then(Result::ok).ok_or(ProbeError::Busy)
 }
 
 fn answer(found: impl Serialize) -> Result<Value, ProbeError> {

@@ -1,7 +1,8 @@
 //! A watch: counts what passes the host's interfaces for a few seconds.
 
-use std::{collections::BTreeMap, fs, io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
+use ipnet::IpNet;
 use tokio::{
     sync::oneshot,
     task::{self, JoinHandle},
@@ -9,7 +10,7 @@ use tokio::{
 };
 use topology::{
     InterfaceName,
-    probe::{Sightings, Token, WATCH_SECONDS, Watching, Way, mark::Lens, underlay},
+    probe::{Sightings, Token, WATCH_SECONDS, Watching, mark::Lens, underlay},
 };
 
 use super::ProbeError;
@@ -35,32 +36,24 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to look for `token` and for packets between the pods of both ends of `way`. When it returns,
-    /// nothing is missed any more.
-    pub async fn begin(tunnel: &InterfaceName, way: &Way, token: Token) -> Result<(Self, Watching), ProbeError> {
+    /// Begins to look through `lens` at what passes `tunnel` and the interfaces that lead outside; those
+    /// in the network of `own_pods` do not. When it returns, nothing is missed any more.
+    pub async fn begin(tunnel: &InterfaceName, own_pods: &[IpNet], lens: Lens) -> Result<(Self, Watching), ProbeError> {
+        let (token, port) = (lens.token, lens.port);
         let netlink = Netlink::open()?;
         let interfaces = facts::gather(&netlink, &[]).await?.interfaces;
         let interfaces: BTreeMap<_, _> =
             interfaces.into_iter().map(|(name, interface)| (name, interface.addresses)).collect();
-        let outside = underlay(&interfaces, tunnel, &way.own_pods);
+        let outside = underlay(&interfaces, tunnel, own_pods);
         let numbers = links::all(&netlink).await?;
         let places = numbers.iter().filter_map(|link| match link.name == *tunnel {
             true => Some((link.index, Place::Tunnel)),
             false => outside.contains(&&link.name).then_some((link.index, Place::Underlay)),
         });
-        let socket = PacketSocket::open(way.listen_port).map_err(ProbeError::system("watch the interfaces"))?;
+        let socket = PacketSocket::open(port).map_err(ProbeError::system("watch the interfaces"))?;
         let (stop, stopped) = oneshot::channel();
-        let count = Count {
-            socket,
-            lens: Lens { token, port: way.listen_port, here: way.here.clone(), there: way.there.clone() },
-            places: places.collect(),
-            sightings: Sightings::default(),
-        };
-        let watching = Watching {
-            interfaces: outside.iter().map(ToString::to_string).collect(),
-            addresses: interfaces.values().flatten().copied().collect(),
-            bound: is_bound(way.listen_port),
-        };
+        let count = Count { socket, lens, places: places.collect(), sightings: Sightings::default() };
+        let watching = Watching { interfaces: outside.iter().map(ToString::to_string).collect() };
         Ok((Self { token, stop: Some(stop), counting: task::spawn(count.run(stopped)) }, watching))
     }
 
@@ -136,40 +129,6 @@ impl Count {
         let Some(place) = self.places.get(&seen.interface) else { return };
         let packet = buffer.get(..seen.length).unwrap_or_default();
         let sight = self.lens.judge(packet, seen.direction);
-        self.sightings.add(sight, *place == Place::Tunnel, seen.direction);
-    }
-}
-
-/// Whether a socket has the UDP port, also one of the kernel's own (proc(5), `/proc/net/udp`); `None` if
-/// the host does not tell.
-fn is_bound(port: u16) -> Option<bool> {
-    let tables = ["udp", "udp6"].map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")));
-    if tables.iter().all(Result::is_err) {
-        return None;
-    }
-    Some(tables.iter().flatten().flat_map(|table| ports(table)).any(|bound| bound == port))
-}
-
-/// The local ports in a table of sockets.
-fn ports(table: &str) -> impl Iterator<Item = u16> {
-    let port = |line: &str| {
-        let (_, port) = line.split_whitespace().nth(1)?.rsplit_once(':')?;
-        u16::from_str_radix(port, 16).ok()
-    };
-    table.lines().skip(1).filter_map(port)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_read_from_the_kernels_table() {
-        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
-                     \x20 12: 00000000:CA6C 00000000:0000 07 00000000:00000000 00:00000000 00000000     0\n\
-                     \x20 13: 0000000000000000FFFF00000100007F:0035 00000000000000000000000000000000:0000 07\n\
-                     broken\n  14: x:y\n";
-        assert_eq!(ports(table).collect::<Vec<_>>(), [51820, 53]);
-        assert_eq!(ports("").count(), 0);
+        self.sightings.add(&self.lens, sight, *place == Place::Tunnel, seen.direction);
     }
 }

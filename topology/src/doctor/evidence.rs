@@ -81,6 +81,8 @@ pub struct PeerEvidence {
 pub struct Probe {
     /// The node.
     pub from: NodeName,
+    /// Its turn: what is of one round is tried at once, after all rounds before.
+    pub round: u8,
     /// What to try.
     pub request: Value,
 }

@@ -21,8 +21,11 @@ mod kernel;
 mod mtu;
 mod names;
 mod objects;
+mod observe;
 mod overlap;
+mod path_mtu;
 mod port;
+mod reach;
 mod ready;
 mod settings;
 mod sysctl;
@@ -88,6 +91,9 @@ pub const CHECKS: &[Check] = &[
     cni::CHECK,
     host::CHECK,
     ready::CHECK,
+    reach::ENDPOINT,
+    reach::UDP_PORT,
+    path_mtu::CHECK,
 ];
 
 /// What `checks` say of `evidence`, in their order. A finding that follows from another check's error

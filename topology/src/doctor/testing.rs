@@ -1,14 +1,16 @@
 //! Evidence of a healthy mesh, for tests to break.
 
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
 use super::{
-    AgentAnswer, CHECKS, ClockReading, Diagnosis, Evidence, Finding, NodeEvidence, Severity,
+    AgentAnswer, CHECKS, ClockReading, Diagnosis, Evidence, Finding, NodeEvidence, Probe, Severity,
     diagnosis::{CniDirectory, CniFile, Interface, Port, Settings},
     judge,
 };
 use crate::{
     Granularity, Input, Node, PublicKey, Topology, annotations,
+    probe::Request,
     report::{Backend, Report},
 };
 
@@ -135,11 +137,57 @@ pub fn expect_only(
     words: &[&str],
     break_it: impl FnOnce(&mut Evidence),
 ) {
-    let findings = findings(break_it);
-    let [finding] = &findings[..] else { panic!("expected one finding of {check}: {findings:#?}") };
+    expect_one(&findings(break_it), check, severity, object, words);
+}
+
+/// Expects exactly one finding, with these words in it.
+pub fn expect_one(findings: &[Finding], check: &str, severity: Severity, object: &str, words: &[&str]) {
+    let [finding] = findings else { panic!("expected one finding of {check}: {findings:#?}") };
     assert_eq!((finding.check, finding.severity, finding.object.as_str()), (check, severity, object), "{finding:#?}");
     let text = format!("{} {}", finding.evidence, finding.remedy);
     assert!(words.iter().all(|word| text.contains(word)), "{words:?} in {finding:#?}");
+}
+
+/// Breaks a healthy mesh, has tried what the checks want tried, with these answers, and gives what they
+/// find and which objects they could not judge.
+pub fn tried(
+    break_it: impl FnOnce(&mut Evidence),
+    answer: impl Fn(&str, &Request) -> Value,
+) -> (Vec<Finding>, Vec<(&'static str, String)>) {
+    let mut evidence = healthy();
+    break_it(&mut evidence);
+    let mut evidence = settled(evidence);
+    let wanted: Vec<Probe> = CHECKS.iter().flat_map(|check| (check.probes)(&evidence)).collect();
+    let answered = wanted.into_iter().map(|probe| {
+        let request = serde_json::from_value(probe.request.clone()).unwrap();
+        let answer = answer(probe.from.as_str(), &request);
+        (probe, if answer.is_null() { Err("no answer".to_owned()) } else { Ok(answer) })
+    });
+    evidence.probes = answered.collect();
+    let verdicts = judge(CHECKS, &evidence);
+    let unjudged =
+        verdicts.iter().flat_map(|verdict| verdict.unjudged.keys().map(|object| (verdict.check, object.clone())));
+    let unjudged = unjudged.collect();
+    (verdicts.into_iter().flat_map(|verdict| verdict.findings).collect(), unjudged)
+}
+
+/// What the agents of a healthy mesh answer to probes.
+pub fn well(from: &str, request: &Request) -> Value {
+    let ip = |node: &str| format!("203.0.113.{}", node.trim_start_matches('n'));
+    let knocks: serde_json::Map<_, _> = ["n1", "n2", "n3"]
+        .iter()
+        .filter(|node| **node != from)
+        .map(|node| ((*node).to_owned(), json!(ip(node))))
+        .collect();
+    match request {
+        Request::Mtu { .. } => json!({ "mtu": 1420, "largest": 1420 }),
+        Request::Knock { node, .. } => {
+            json!({ "endpoint": format!("{}:51820", ip(node.as_str())), "answer": "silent", "tunnel": true })
+        }
+        Request::Watch { .. } => json!({ "interfaces": ["eth0"] }),
+        Request::Count { .. } => json!({ "knocks": knocks }),
+        Request::Send { .. } => json!({}),
+    }
 }
 
 /// What the agent of a node says, to be changed.

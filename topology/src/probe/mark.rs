@@ -8,10 +8,12 @@
 //! after it joined them (GRO), and count as many. Formats: RFC 791, RFC 8200, RFC 768, WireGuard paper
 //! section 5.4.6.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de};
+
+use crate::NodeName;
 
 /// The length of a marked datagram sent through the tunnel, IP header included: unusual, a multiple of
 /// 16 bytes so that WireGuard pads nothing, and smaller than any MTU.
@@ -28,6 +30,10 @@ const LOOK: usize = 1024;
 
 /// How a marked payload begins. No WireGuard message begins so, and whoever finds one can look it up.
 const PREAMBLE: &[u8] = b"kilo probe: see kgctl ";
+
+/// Lengths of the handshake's messages (WireGuard paper, sections 5.4.2 and 5.4.3).
+const INITIATION: usize = 148;
+const RESPONSE: usize = 92;
 
 const ICMP: u8 = 1;
 const IPV4: u8 = 4;
@@ -105,9 +111,9 @@ impl<'de> Deserialize<'de> for Token {
 }
 
 impl Token {
-    /// The payload of a datagram with this token to a WireGuard port.
-    pub fn knock(&self) -> Vec<u8> {
-        [PREAMBLE, &self.0].concat()
+    /// The payload of a datagram with this token from the node `own` to a WireGuard port.
+    pub fn knock(&self, own: &NodeName) -> Vec<u8> {
+        [PREAMBLE, &self.0, own.as_str().as_bytes()].concat()
     }
 
     /// The payload of a datagram with this token that makes an IP packet of [`MARKED_PACKET`] bytes.
@@ -116,7 +122,7 @@ impl Token {
             Family::Ipv4 => 20 + 8,
             Family::Ipv6 => 40 + 8,
         };
-        let mut payload = self.knock();
+        let mut payload = [PREAMBLE, &self.0].concat();
         payload.resize(MARKED_PACKET - headers, 0);
         payload
     }
@@ -133,6 +139,8 @@ pub struct Lens {
     pub here: Vec<IpNet>,
     /// The pod CIDRs of the other segment.
     pub there: Vec<IpNet>,
+    /// The nodes of the mesh, in order: who may have knocked.
+    pub nodes: Vec<NodeName>,
 }
 
 /// Which way a packet goes, seen from the host.
@@ -147,14 +155,20 @@ pub enum Direction {
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// So many datagrams with the mark, with their source.
-    Marked(IpAddr, u32),
+    /// So many datagrams with the mark.
+    Marked(u32),
+    /// The knock of the node in this place of [`Lens::nodes`], and where it comes from.
+    Knock(usize, IpAddr),
     /// The mark can be read in it so many times, inside something else.
     Readable(u32),
     /// A packet between pods of the two segments, perhaps inside another IP packet.
     Pods,
     /// So many WireGuard data messages of the length that a marked datagram has when it is sealed.
     Sealed(u32),
+    /// Somebody asks for a session: the first message of a WireGuard handshake.
+    Initiation,
+    /// The answer to an initiation.
+    Response,
     /// Nothing that matters.
     Other,
 }
@@ -164,21 +178,26 @@ impl Lens {
     pub fn judge(&self, packet: &[u8], direction: Direction) -> Sight {
         let header = Header::read(packet);
         match (header, marks(packet, &self.token.0)) {
-            (Some(header), 0) => match header.sealed(self.port, direction) {
-                0 if self.is_between_pods(&header) => Sight::Pods,
-                0 => Sight::Other,
-                count => Sight::Sealed(count),
+            (Some(header), 0) => match header.wireguard(self.port, direction) {
+                Sight::Other if self.is_between_pods(&header) => Sight::Pods,
+                sight => sight,
             },
             (None, 0) => Sight::Other,
             // The network answers with what it does not deliver (RFC 792, RFC 4443); that is the
             // answer's way, and not that of the datagram.
             (Some(Header { protocol: ICMP | ICMPV6, .. }), _) => Sight::Other,
-            (Some(header), count) => match header.datagram() {
-                Some(Datagram { payload, .. }) if payload.starts_with(PREAMBLE) => Sight::Marked(header.source, count),
-                _ => Sight::Readable(count),
+            (Some(header), count) => match header.datagram().and_then(|datagram| after_preamble(datagram.payload)) {
+                Some(rest) => self.knock(rest).map_or(Sight::Marked(count), |node| Sight::Knock(node, header.source)),
+                None => Sight::Readable(count),
             },
             (None, count) => Sight::Readable(count),
         }
+    }
+
+    /// Which node knocks by a payload that has this after its preamble.
+    fn knock(&self, rest: &[u8]) -> Option<usize> {
+        let name = rest.strip_prefix(&self.token.0)?;
+        self.nodes.binary_search_by(|node| node.as_str().as_bytes().cmp(name)).ok()
     }
 
     fn is_between_pods(&self, header: &Header<'_>) -> bool {
@@ -244,21 +263,37 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// How many WireGuard data messages of the wanted length this is, from or to the own `port`. Of several
-    /// that are sent as one only the last may be shorter.
-    fn sealed(&self, port: u16, direction: Direction) -> u32 {
-        let Some(datagram) = self.datagram() else { return 0 };
+    /// What it is to the WireGuard that has the own `port`. Of several data messages that are seen as one
+    /// only the last may be shorter.
+    fn wireguard(&self, port: u16, direction: Direction) -> Sight {
+        let Some(datagram) = self.datagram() else { return Sight::Other };
         let own = match direction {
             Direction::Sent => datagram.source_port,
             Direction::Received => datagram.destination_port,
         };
         let length = usize::from(datagram.length).saturating_sub(8);
         let payload = &datagram.payload[..datagram.payload.len().min(length)];
-        let mut messages = payload.chunks(SEALED_PACKET);
-        let count = messages.clone().filter(|message| message.len() == SEALED_PACKET).count();
-        let is_data = messages.all(|message| message.starts_with(&[4, 0, 0, 0]));
-        if own == port && is_data { u32::try_from(count).unwrap_or(u32::MAX) } else { 0 }
+        match (payload, length) {
+            _ if own != port => Sight::Other,
+            ([1, 0, 0, 0, ..], INITIATION) => Sight::Initiation,
+            ([2, 0, 0, 0, ..], RESPONSE) => Sight::Response,
+            _ => match sealed(payload) {
+                0 => Sight::Other,
+                count => Sight::Sealed(count),
+            },
+        }
     }
+}
+
+fn sealed(payload: &[u8]) -> u32 {
+    let mut messages = payload.chunks(SEALED_PACKET);
+    let count = messages.clone().filter(|message| message.len() == SEALED_PACKET).count();
+    let is_data = messages.all(|message| message.starts_with(&[4, 0, 0, 0]));
+    if is_data { u32::try_from(count).unwrap_or(u32::MAX) } else { 0 }
+}
+
+fn after_preamble(payload: &[u8]) -> Option<&[u8]> {
+    payload.strip_prefix(PREAMBLE)
 }
 
 fn be16(bytes: &[u8]) -> Option<u16> {
@@ -298,7 +333,7 @@ impl Ways {
     }
 }
 
-/// What a watch has seen: counts and the sources of datagrams that carry the asker's own mark.
+/// What a watch has seen: counts, and where the mesh's own knocks came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Sightings {
@@ -310,34 +345,34 @@ pub struct Sightings {
     pub pods: Ways,
     /// WireGuard data messages of the length of a sealed marked datagram.
     pub sealed: Ways,
-    /// Where marked datagrams outside the tunnel came from.
-    pub sources: Vec<IpAddr>,
+    /// WireGuard handshakes that were asked for, by whoever it was.
+    pub initiations: Ways,
+    /// Answers to that.
+    pub responses: Ways,
+    /// Where each node's knocks came from.
+    pub knocks: BTreeMap<NodeName, IpAddr>,
     /// Packets that were looked at.
     pub packets: u64,
     /// Packets that could not be looked at because there were too many at once.
     pub missed: u64,
 }
 
-/// The most sources that are told; a mark comes from one host, unless someone plays with it.
-const MOST_SOURCES: usize = 8;
-
 impl Sightings {
-    /// Adds a packet seen at the tunnel's interface or (`false`) outside it.
-    pub fn add(&mut self, sight: Sight, tunnel: bool, direction: Direction) {
+    /// Adds a packet that `lens` showed at the tunnel's interface or (`false`) outside it.
+    pub fn add(&mut self, lens: &Lens, sight: Sight, tunnel: bool, direction: Direction) {
         self.packets = self.packets.saturating_add(1);
         match (sight, tunnel) {
-            (Sight::Marked(_, count), true) => self.tunnel.add(direction, count),
+            (Sight::Marked(count), true) => self.tunnel.add(direction, count),
             (_, true) | (Sight::Other, _) => {}
-            (Sight::Marked(source, count), false) => {
-                self.readable.add(direction, count);
-                let is_new = direction == Direction::Received && !self.sources.contains(&source);
-                if is_new && self.sources.len() < MOST_SOURCES {
-                    self.sources.push(source);
-                }
+            (Sight::Knock(node, source), false) => {
+                let name = lens.nodes.get(node).filter(|_| direction == Direction::Received);
+                self.knocks.extend(name.map(|name| (name.clone(), source)));
             }
-            (Sight::Readable(count), false) => self.readable.add(direction, count),
+            (Sight::Marked(count) | Sight::Readable(count), false) => self.readable.add(direction, count),
             (Sight::Pods, false) => self.pods.add(direction, 1),
             (Sight::Sealed(count), false) => self.sealed.add(direction, count),
+            (Sight::Initiation, false) => self.initiations.add(direction, 1),
+            (Sight::Response, false) => self.responses.add(direction, 1),
         }
     }
 }

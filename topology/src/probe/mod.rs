@@ -13,7 +13,6 @@ mod way;
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::NodeName;
@@ -25,7 +24,7 @@ pub use way::{NoWay, Way, underlay};
 pub const PATH: &str = "/probe";
 
 /// How long a watch lasts unless its counts are taken before.
-pub const WATCH_SECONDS: u64 = 10;
+pub const WATCH_SECONDS: u64 = 15;
 
 /// What an agent is asked to try. The node is always another one than the agent's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +53,8 @@ pub enum Request {
         /// IPv4 or IPv6.
         family: Family,
     },
-    /// Begin to count packets with `token`, and packets between the own segment and that of `node`.
+    /// Begin to count packets with `token`, whoever sends them, and packets between the pods of the own
+    /// segment and of that of `node`.
     /// Answered by [`Watching`] when nothing is missed any more.
     Watch {
         /// A node of another segment.
@@ -73,7 +73,8 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Knocked {
-    /// Where the datagrams went; `None` where nothing was sent because the endpoint's name is not resolved.
+    /// Where the datagrams went; `None` where nothing was sent: the endpoint's name is not resolved, or the
+    /// segment is behind NAT.
     pub endpoint: Option<SocketAddr>,
     /// What came back.
     pub answer: Answer,
@@ -105,14 +106,10 @@ pub struct Sent {
     pub datagrams: u32,
 }
 
-/// What an agent says of its host when a watch has begun.
+/// What came of [`Request::Watch`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Watching {
     /// The interfaces that are watched beside the tunnel's.
     pub interfaces: Vec<String>,
-    /// The host's addresses on all interfaces.
-    pub addresses: Vec<IpNet>,
-    /// Whether a socket has the UDP port that the node announces; `None` if the host does not tell.
-    pub bound: Option<bool>,
 }

@@ -7,7 +7,9 @@
 
 use std::net::IpAddr;
 
-use super::{Answer, Knocked, Sightings, Watching};
+use ipnet::IpNet;
+
+use super::{Answer, Knocked};
 use crate::address::is_private;
 
 /// What is known of one endpoint, seen from one other node.
@@ -21,13 +23,19 @@ pub struct Evidence {
     pub seen_at: Option<IpAddr>,
 }
 
-/// What the node that announces an endpoint said and saw.
+/// What the node that announces an endpoint says and saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Its addresses and its port.
-    pub watching: Watching,
-    /// What it saw of the other node's datagrams.
-    pub seen: Sightings,
+    /// Its addresses on all interfaces.
+    pub addresses: Vec<IpNet>,
+    /// Whether its WireGuard has a socket at its port; `None` if that is not known.
+    pub bound: Option<bool>,
+    /// Whether it saw the other node's datagrams arrive, before its own firewall did.
+    pub arrived: bool,
+    /// Whether it saw somebody ask for a WireGuard session, before its own firewall did.
+    pub asked: bool,
+    /// Whether its WireGuard answered somebody.
+    pub answered: bool,
 }
 
 /// What the evidence says of an endpoint.
@@ -55,6 +63,8 @@ pub enum Reach {
     Refused,
     /// It is lost; the node's agent cannot say whether before the node.
     Lost,
+    /// The datagram arrives, and whether its WireGuard gets it cannot be told: nobody asked for a session.
+    Unclear,
     /// The endpoint's name is not resolved.
     Unresolved,
 }
@@ -72,7 +82,7 @@ impl Evidence {
                 Answer::Unreachable => Reach::NoRoute,
             };
         };
-        if host.seen.readable.received > 0 {
+        if host.arrived {
             return self.at_host(host);
         }
         match (self.is_its(host, endpoint.ip()), answer) {
@@ -88,18 +98,21 @@ impl Evidence {
 
     /// The datagram arrived. It is counted before the host's firewall sees it.
     fn at_host(&self, host: &Host) -> Reach {
-        match (self.knocked.answer, host.watching.bound) {
+        match (self.knocked.answer, host.bound) {
             (_, Some(false)) => Reach::NotBound,
             (Answer::Refused | Answer::Unreachable, _) => Reach::RejectedByHost,
-            (Answer::Silent, _) if self.knocked.tunnel => Reach::Open,
-            (Answer::Silent, _) => Reach::DroppedByHost,
+            // Its WireGuard may well be asked by someone else than the one who asks here, but while its
+            // firewall drops what is for the port it answers nobody.
+            (Answer::Silent, _) if self.knocked.tunnel || host.answered => Reach::Open,
+            (Answer::Silent, _) if host.asked => Reach::DroppedByHost,
+            (Answer::Silent, _) => Reach::Unclear,
         }
     }
 
     /// Whose address the endpoint's is. One behind 1:1 NAT is on none of the node's interfaces, but its
     /// datagrams come from there.
     fn is_its(&self, host: &Host, ip: IpAddr) -> Address {
-        let is_own = host.watching.addresses.iter().any(|address| address.addr() == ip);
+        let is_own = host.addresses.iter().any(|address| address.addr() == ip);
         match self.seen_at {
             Some(seen) if seen == ip => Address::Right,
             Some(_) if is_own && is_private(ip) => Address::Private,
@@ -120,7 +133,6 @@ enum Address {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::mark::Ways;
 
     const ENDPOINT: &str = "198.51.100.7:51820";
     const OWN: &str = "198.51.100.7/28";
@@ -131,6 +143,8 @@ mod tests {
         tunnel: bool,
         /// The host's address, whether its port is bound, and whether the datagram arrived.
         host: Option<(&'static str, bool, bool)>,
+        /// Whether the host was asked for a session, and whether it answered.
+        handshake: (bool, bool),
         seen_at: Option<&'static str>,
         endpoint: &'static str,
     }
@@ -139,6 +153,7 @@ mod tests {
         answer: Answer::Silent,
         tunnel: true,
         host: Some((OWN, true, true)),
+        handshake: (true, false),
         seen_at: Some("198.51.100.7"),
         endpoint: ENDPOINT,
     };
@@ -146,12 +161,11 @@ mod tests {
     impl Case {
         fn reach(&self) -> Reach {
             let host = self.host.map(|(address, bound, arrived)| Host {
-                watching: Watching {
-                    interfaces: vec![],
-                    addresses: vec![address.parse().unwrap()],
-                    bound: Some(bound),
-                },
-                seen: Sightings { readable: Ways { sent: 0, received: arrived.into() }, ..Sightings::default() },
+                addresses: vec![address.parse().unwrap()],
+                bound: Some(bound),
+                arrived,
+                asked: self.handshake.0,
+                answered: self.handshake.1,
             });
             let knocked = Knocked { endpoint: self.endpoint.parse().ok(), answer: self.answer, tunnel: self.tunnel };
             Evidence { knocked, host, seen_at: self.seen_at.map(|ip| ip.parse().unwrap()) }.reach()
@@ -186,6 +200,12 @@ mod tests {
             ),
             ("the host prohibits", Case { answer: Unreachable, tunnel: false, ..HEALTHY }, Reach::RejectedByHost),
             ("the host drops", Case { tunnel: false, ..HEALTHY }, Reach::DroppedByHost),
+            (
+                "its answers are lost: not its fault",
+                Case { tunnel: false, handshake: (true, true), ..HEALTHY },
+                Reach::Open,
+            ),
+            ("nobody asked it", Case { tunnel: false, handshake: (false, false), ..HEALTHY }, Reach::Unclear),
             // It does not, and the address is the node's.
             (
                 "a router rejects",

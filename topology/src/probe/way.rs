@@ -14,8 +14,8 @@ use crate::{
 /// The way from a node to one of another segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// Where the other segment's WireGuard says that it is.
-    pub endpoint: Endpoint,
+    /// Where the other segment's WireGuard says that it is; `None` if it is behind NAT, where nobody reaches it.
+    pub endpoint: Option<Endpoint>,
     /// The other leader's addresses inside the tunnel.
     pub wireguard_ips: Vec<IpAddr>,
     /// The port that the own node's WireGuard listens at, if it leads.
@@ -50,7 +50,7 @@ impl Way {
             return Err(NoWay::SameSegment(node.clone()));
         }
         Ok(Self {
-            endpoint: there.endpoint.clone(),
+            endpoint: Some(there.endpoint.clone()).filter(|_| there.persistent_keepalive.is_zero()),
             wireguard_ips: there.wireguard_ips.clone(),
             listen_port: source.listen_port,
             here: pods(here),
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_way_leads_to_the_nodes_pods_by_its_leader() {
         let way = way("a1", "b2").unwrap();
-        assert_eq!(way.endpoint.to_string(), "203.0.113.3:51820");
+        assert_eq!(way.endpoint.as_ref().unwrap().to_string(), "203.0.113.3:51820");
         assert_eq!(way.wireguard_ips, ["10.4.0.2".parse::<IpAddr>().unwrap()]);
         assert_eq!((way.here.len(), way.there.len()), (4, 4));
         let ends = |family| way.ends(family).map(|(from, to)| format!("{from} {to}")).unwrap();

@@ -13,6 +13,7 @@ fn lens() -> Lens {
         port: 51820,
         here: nets(&["10.42.1.0/24", "fd42:1::/64"]),
         there: nets(&["10.42.2.0/24", "fd42:2::/64"]),
+        nodes: vec!["n1".into(), "n2".into()],
     }
 }
 
@@ -51,18 +52,20 @@ fn each_kind_of_packet_is_known() {
     let marked = ipv4(UDP, POD_A, POD_B, &udp(7, MARKED_PORT, &token().marked(Family::Ipv4)));
     let marked6 = ipv6(UDP, "fd42:1::1", "fd42:2::1", &udp(7, MARKED_PORT, &token().marked(Family::Ipv6)));
     assert_eq!((marked.len(), marked6.len()), (MARKED_PACKET, MARKED_PACKET));
-    let knock = ipv4(UDP, A, B, &udp(7, 51820, &token().knock()));
+    let knock = ipv4(UDP, A, B, &udp(7, 51820, &token().knock(&"n2".into())));
     let message = |from, to, kind, length| ipv4(UDP, A, B, &udp(from, to, &sealed(kind, length)));
     let mut fragment = marked.clone();
     fragment[7] = 1;
     let run = [sealed(4, SEALED_PACKET), sealed(4, SEALED_PACKET), sealed(4, SEALED_PACKET), sealed(4, 32)].concat();
     let marks = token().marked(Family::Ipv4).repeat(3);
-    let deep = [vec![0; LOOK], token().knock()].concat();
+    let deep = [vec![0; LOOK], token().knock(&"n2".into())].concat();
+    let stranger = ipv4(UDP, A, B, &udp(7, 51820, &token().knock(&"n".into())));
     use Direction::{Received, Sent};
     for (what, packet, direction, expected) in [
-        ("marked", marked.clone(), Sent, Sight::Marked(POD_A.into(), 1)),
-        ("marked, IPv6", marked6.clone(), Received, Sight::Marked("fd42:1::1".parse().unwrap(), 1)),
-        ("knock", knock.clone(), Received, Sight::Marked(A.into(), 1)),
+        ("marked", marked.clone(), Sent, Sight::Marked(1)),
+        ("marked, IPv6", marked6.clone(), Received, Sight::Marked(1)),
+        ("knock", knock.clone(), Received, Sight::Knock(1, A.into())),
+        ("knock of a stranger", stranger, Received, Sight::Marked(1)),
         ("in IPIP", ipv4(IPV4, A, B, &marked), Sent, Sight::Readable(1)),
         ("in VXLAN", ipv4(UDP, A, B, &udp(9, 4789, &[&[0; 22], &marked[..]].concat())), Sent, Sight::Readable(1)),
         ("a later fragment", fragment, Sent, Sight::Readable(1)),
@@ -72,11 +75,14 @@ fn each_kind_of_packet_is_known() {
         ("sealed", message(51820, 7, 4, SEALED_PACKET), Sent, Sight::Sealed(1)),
         ("sealed, in", message(7, 51820, 4, SEALED_PACKET), Received, Sight::Sealed(1)),
         ("three sealed and a keepalive", ipv4(UDP, A, B, &udp(51820, 7, &run)), Sent, Sight::Sealed(3)),
-        ("three marked", ipv4(UDP, POD_A, POD_B, &udp(7, MARKED_PORT, &marks)), Sent, Sight::Marked(POD_A.into(), 3)),
+        ("three marked", ipv4(UDP, POD_A, POD_B, &udp(7, MARKED_PORT, &marks)), Sent, Sight::Marked(3)),
         ("too deep inside to be a mark", ipv4(UDP, A, B, &udp(7, 9, &deep)), Sent, Sight::Other),
         ("of another port", message(7, 51820, 4, SEALED_PACKET), Sent, Sight::Other),
         ("of another size", message(51820, 7, 4, SEALED_PACKET + 16), Sent, Sight::Other),
-        ("a handshake", message(51820, 7, 1, SEALED_PACKET), Sent, Sight::Other),
+        ("no handshake", message(51820, 7, 1, SEALED_PACKET), Sent, Sight::Other),
+        ("a handshake", message(7, 51820, 1, INITIATION), Received, Sight::Initiation),
+        ("a handshake's answer", message(51820, 7, 2, RESPONSE), Sent, Sight::Response),
+        ("another host's handshake", message(7, 51820, 1, INITIATION), Sent, Sight::Other),
         ("pods", ipv4(6, POD_A, POD_B, &[]), Sent, Sight::Pods),
         ("pods, back", ipv4(6, POD_B, POD_A, &[]), Received, Sight::Pods),
         ("pods, IPv6", ipv6(6, "fd42:1::9", "fd42:2::9", &[]), Sent, Sight::Pods),
@@ -91,7 +97,7 @@ fn each_kind_of_packet_is_known() {
 /// Any prefix of any packet, and any byte of its headers changed to anything.
 #[test]
 fn garbage_is_judged_without_panic() {
-    let inner = ipv4(UDP, POD_A, POD_B, &udp(51820, 51820, &token().knock()));
+    let inner = ipv4(UDP, POD_A, POD_B, &udp(51820, 51820, &token().knock(&"n2".into())));
     for packet in [ipv4(IPV4, A, B, &inner), ipv6(IPV4, "fd42:1::1", "fd42:2::1", &inner), inner.clone()] {
         for length in 0..=packet.len() {
             lens().judge(&packet[..length], Direction::Sent);
@@ -108,34 +114,39 @@ fn garbage_is_judged_without_panic() {
 
 #[test]
 fn what_is_seen_adds_up() {
+    use Direction::{Received, Sent};
     let mut sightings = Sightings::default();
-    let marked = Sight::Marked(A.into(), 1);
-    sightings.add(marked, true, Direction::Sent);
-    sightings.add(marked, false, Direction::Received);
-    sightings.add(marked, false, Direction::Received);
-    sightings.add(Sight::Readable(1), false, Direction::Sent);
-    sightings.add(Sight::Pods, false, Direction::Sent);
-    // Inside the tunnel packets between pods are what should be there.
-    sightings.add(Sight::Pods, true, Direction::Sent);
-    sightings.add(Sight::Sealed(1), false, Direction::Sent);
-    sightings.add(Sight::Other, false, Direction::Sent);
-    for n in 0..50 {
-        sightings.add(Sight::Marked([192, 0, 2, n].into(), 1), false, Direction::Sent);
+    for (sight, tunnel, direction) in [
+        (Sight::Marked(2), true, Sent),
+        (Sight::Marked(1), false, Received),
+        (Sight::Marked(1), false, Received),
+        (Sight::Readable(3), false, Sent),
+        (Sight::Pods, false, Sent),
+        // Inside the tunnel packets between pods are what should be there.
+        (Sight::Pods, true, Sent),
+        (Sight::Sealed(4), false, Sent),
+        (Sight::Other, false, Sent),
+        (Sight::Initiation, false, Received),
+        (Sight::Response, false, Sent),
+        (Sight::Knock(1, A.into()), false, Received),
+        (Sight::Knock(1, A.into()), false, Received),
+        // The own ones.
+        (Sight::Knock(0, B.into()), false, Sent),
+    ] {
+        sightings.add(&lens(), sight, tunnel, direction);
     }
     let expected = Sightings {
-        tunnel: Ways { sent: 1, received: 0 },
-        readable: Ways { sent: 51, received: 2 },
+        tunnel: Ways { sent: 2, received: 0 },
+        readable: Ways { sent: 3, received: 2 },
         pods: Ways { sent: 1, received: 0 },
-        sealed: Ways { sent: 1, received: 0 },
-        sources: vec![A.into()],
-        packets: 58,
+        sealed: Ways { sent: 4, received: 0 },
+        initiations: Ways { sent: 0, received: 1 },
+        responses: Ways { sent: 1, received: 0 },
+        knocks: [("n2".into(), A.into())].into(),
+        packets: 13,
         missed: 0,
     };
     assert_eq!(sightings, expected);
-    for n in 0..50 {
-        sightings.add(Sight::Marked([192, 0, 2, n].into(), 1), false, Direction::Received);
-    }
-    assert_eq!(sightings.sources.len(), MOST_SOURCES);
 }
 
 #[test]
