@@ -10,7 +10,7 @@ use clap::{
 };
 use topology::Granularity;
 
-use crate::{cluster, completion, connect, graph, showconf, status, verify};
+use crate::{cluster, completion, connect, doctor, graph, showconf, status, verify};
 
 /// What `kgctl --version` says after the name, as upstream words it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
@@ -118,6 +118,7 @@ pub enum Command {
     Cluster(cluster::Cluster),
     Completion(completion::Completion),
     Connect(connect::Connect),
+    Doctor(doctor::Doctor),
     Graph(graph::Graph),
     Showconf(showconf::Showconf),
     Status(status::Command),

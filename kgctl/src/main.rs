@@ -9,6 +9,7 @@ mod completion;
 mod connect;
 #[cfg(test)]
 mod docs;
+mod doctor;
 mod graph;
 mod mesh;
 mod outcome;
@@ -44,6 +45,7 @@ async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Cluster(command) => cluster::run(command, global).await,
         Command::Completion(shell) => completion::run(shell),
         Command::Connect(command) => connect::run(command, global).await,
+        Command::Doctor(command) => doctor::run(command, global).await,
         Command::Graph(command) => graph::run(command, global).await,
         Command::Showconf(command) => showconf::run(command, global).await,
         Command::Status(command) => status::run(command, global).await,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::body::{Body, to_bytes};
+use k8s_openapi::jiff::fmt::rfc2822;
 use kube::{
     Api,
     api::ListParams,
@@ -48,6 +49,19 @@ impl Client {
         let body = to_bytes(Body::new(response.into_body()), limit).await;
         let body = body.map_err(|error| failed(kube::Error::Service(Box::new(error))))?;
         Ok(Answer { status, body: body.into() })
+    }
+
+    /// What time it is where the API server runs (the `Date` header, RFC 9110 section 6.6.1), Unix seconds;
+    /// `None` if it does not say so.
+    pub async fn clock(&self) -> Result<Option<i64>, ApiError> {
+        // Everybody who is known may ask for the version, and the answer is short.
+        let path = "/version";
+        let failed = |error| ApiError::new(format!("GET {path}"), &self.server, error);
+        let request = axum::http::Request::builder().uri(path).body(kube::client::Body::empty());
+        let request = request.map_err(|error| failed(kube::Error::HttpError(error)))?;
+        let response = self.kube.send(request).await.map_err(failed)?;
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        Ok(date.and_then(|date| rfc2822::parse(date).ok()).map(|date| date.timestamp().as_second()))
     }
 
     /// The running pods of agents by the names of their nodes.

@@ -28,25 +28,18 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     };
     report(verdict, "this machine", "the clock where kgctl runs", (-api.1, -api.0));
     for node in evidence.nodes.iter().filter(|node| node.had_agent()) {
-        match &node.agent {
-            AgentAnswer::Diagnosis { clock, .. } => {
-                let (least, most) = clock.ahead();
-                report(verdict, &node.to_string(), "the node's clock", (least - api.1, most - api.0));
-            }
-            // A check-in cannot be later than now, and how long ago it was is not known.
-            AgentAnswer::Foreign(_) | AgentAnswer::Unreachable(_) => {
-                let seen = node.node.last_seen.saturating_mul(1000).saturating_sub(evidence.now_ms) - api.1;
-                if seen > TOLERABLE {
-                    report(
-                        verdict,
-                        &node.to_string(),
-                        &format!("{LAST_SEEN} is in the future: the clock"),
-                        (seen, seen),
-                    );
-                } else {
-                    verdict.unjudged(node, "its agent did not say what time it is");
-                }
-            }
+        let whose = node.to_string();
+        if let AgentAnswer::Diagnosis { clock, .. } = &node.agent {
+            let (least, most) = clock.ahead();
+            report(verdict, &whose, "the node's clock", (least - api.1, most - api.0));
+            continue;
+        }
+        // A check-in cannot be later than now, and how long ago it was is not known.
+        let seen = node.node.last_seen.saturating_mul(1000).saturating_sub(evidence.now_ms) - api.1;
+        if seen > TOLERABLE {
+            report(verdict, &whose, &format!("{LAST_SEEN} is in the future: the clock"), (seen, seen));
+        } else if let Err(why) = node.diagnosis() {
+            verdict.unjudged(node, why);
         }
     }
 }

@@ -108,11 +108,10 @@ impl Evidence {
     pub fn diagnosed(&self, verdict: &mut Verdict) -> Vec<(&NodeEvidence, &Diagnosis)> {
         let mut diagnosed = Vec::new();
         for node in &self.nodes {
-            match &node.agent {
-                AgentAnswer::Diagnosis { diagnosis, .. } => diagnosed.push((node, &**diagnosis)),
-                AgentAnswer::Foreign(_) => verdict.unjudged(node, "its agent gives no diagnosis"),
-                AgentAnswer::Unreachable(_) if node.had_agent() => verdict.unjudged(node, "its agent did not answer"),
-                AgentAnswer::Unreachable(_) => {}
+            match node.diagnosis() {
+                Ok(diagnosis) => diagnosed.push((node, diagnosis)),
+                Err(why) if node.had_agent() => verdict.unjudged(node, why),
+                Err(_) => {}
             }
         }
         diagnosed
@@ -136,11 +135,12 @@ impl NodeEvidence {
         self.node.last_seen != 0
     }
 
-    /// What the agent said, if it did.
-    pub fn diagnosis(&self) -> Option<&Diagnosis> {
+    /// What the agent said, or why it is not known.
+    pub fn diagnosis(&self) -> Result<&Diagnosis, &'static str> {
         match &self.agent {
-            AgentAnswer::Diagnosis { diagnosis, .. } => Some(diagnosis),
-            AgentAnswer::Foreign(_) | AgentAnswer::Unreachable(_) => None,
+            AgentAnswer::Diagnosis { diagnosis, .. } => Ok(diagnosis),
+            AgentAnswer::Foreign(_) => Err("its agent gives no diagnosis"),
+            AgentAnswer::Unreachable(_) => Err("its agent did not answer"),
         }
     }
 }

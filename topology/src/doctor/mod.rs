@@ -31,6 +31,7 @@ mod settings;
 mod sysctl;
 #[cfg(test)]
 mod testing;
+pub mod text;
 mod verdict;
 
 use std::collections::BTreeSet;

@@ -7,6 +7,9 @@ pub(super) const CHECK: Check =
     Check::passive("ready", "every Node is part of the mesh", judge).following(&["rbac", "api-server"]);
 
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
+    if evidence.nodes.is_empty() {
+        verdict.error("cluster", "there is no Node", "see that the kubeconfig names the cluster that you mean");
+    }
     for node in evidence.nodes.iter().filter(|node| !node.is_ready()) {
         let (seen, remedy) = reason(node, evidence.now_ms / 1000);
         verdict.error(node, format!("left out of the mesh: {seen}"), remedy);
@@ -58,5 +61,10 @@ mod tests {
             evidence.nodes[2].alive = false;
             evidence.nodes[2].node.last_seen = 0;
         });
+    }
+
+    #[test]
+    fn an_empty_cluster_is_not_well() {
+        expect_only("ready", Error, "cluster", &["no Node"], |evidence| evidence.nodes.clear());
     }
 }

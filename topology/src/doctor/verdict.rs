@@ -50,7 +50,7 @@ pub struct Finding {
 }
 
 /// What a check says of the evidence. Without findings and with everything judged, all is well.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// The check's name.
     pub check: &'static str,
