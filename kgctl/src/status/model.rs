@@ -304,7 +304,9 @@ impl NodeStatus {
         match &self.agent {
             // Where none has ever been, there is nothing to reach.
             AgentStatus::Unreachable { why } if self.last_seen != 0 => {
-                trouble(Kind::Unreachable, format!("its agent does not answer: {why}"), None);
+                let remedy =
+                    "see that the agent (kg) runs there, open a way to it (--via), or leave agents out (--no-agents)";
+                trouble(Kind::Unreachable, format!("its agent does not answer: {why}"), Some(remedy.to_owned()));
             }
             AgentStatus::Answered { report } => {
                 if let Some(why) = &report.idle {

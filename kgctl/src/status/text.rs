@@ -191,9 +191,12 @@ fn troubles(troubles: &[Trouble], extent: Extent) -> String {
     let mut text = "Not as it should be:\n".to_owned();
     for of_kind in troubles.chunk_by(|a, b| a.kind == b.kind) {
         let most = if extent == Extent::Wide { usize::MAX } else { MOST_TROUBLES };
-        for trouble in of_kind.iter().take(most) {
-            _ = writeln!(text, "  {}: {}", plain(&trouble.object), plain(&trouble.message));
-            if let Some(remedy) = &trouble.remedy {
+        // What is to be done about several is said once, after the last of them.
+        for alike in of_kind[..most.min(of_kind.len())].chunk_by(|a, b| a.remedy == b.remedy) {
+            for trouble in alike {
+                _ = writeln!(text, "  {}: {}", plain(&trouble.object), plain(&trouble.message));
+            }
+            if let Some(remedy) = &alike[0].remedy {
                 _ = writeln!(text, "    -> {}", plain(remedy));
             }
         }

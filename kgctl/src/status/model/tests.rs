@@ -160,7 +160,7 @@ fn each_thing_that_is_wrong_is_told_and_nothing_else() {
             Box::new(|world| world.annotate("paris-2", annotations::PERSISTENT_KEEPALIVE, Some("x"))),
         ),
         (
-            "node/oslo-1: its agent does not answer: directly: refused",
+            "node/oslo-1: its agent does not answer: directly: refused ->",
             Box::new(move |world| _ = world.answers.insert("oslo-1".to_owned(), unreachable("directly: refused"))),
         ),
         (

@@ -56,6 +56,7 @@ Not as it should be:
   node/paris-2: left out of the mesh: has no kilo.squat.ai/endpoint, has never checked in
     -> see that the agent (kg) runs on paris-2, and read its log
   node/oslo-1: its agent does not answer: by the proxy to the node: refused; directly to 10.1.0.3:1107: no answer within 3 s
+    -> see that the agent (kg) runs there, open a way to it (--via), or leave agents out (--no-agents)
 ";
     assert_eq!(render(&world.status(), Extent::Glance, None), expected);
 }
