@@ -28,6 +28,15 @@ pub fn initiations(receiver: [u8; 32]) -> Vec<Vec<u8>> {
     (0..BURST).map(one).collect()
 }
 
+/// Ends the flood, also when the work panics.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Does something while a host is flooded. Returns what that returns, and how many messages a second were sent.
 pub fn during<T>(from: &Host, to: &str, receiver: [u8; 32], work: impl FnOnce() -> T) -> (T, f64) {
     let target: SocketAddr = to.parse().expect("an address");
@@ -46,8 +55,9 @@ pub fn during<T>(from: &Host, to: &str, receiver: [u8; 32], work: impl FnOnce() 
             }
             sent as f64 / begin.elapsed().as_secs_f64()
         });
+        let end = End(&over);
         let result = work();
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         (result, flood.join().expect("the flood ends"))
     })
 }

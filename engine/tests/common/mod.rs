@@ -128,6 +128,12 @@ impl Process {
     pub fn id(&self) -> u32 {
         self.0.id()
     }
+
+    /// Asks the program to end.
+    pub fn terminate(&self) {
+        // `ip netns exec` becomes the program that it runs, so this is its number.
+        run(&["kill", "-TERM", &self.id().to_string()]);
+    }
 }
 
 impl Drop for Process {
