@@ -5,14 +5,11 @@
 //! before each change. A Peer is removed for a missing segment only when a fresh list of the nodes of its
 //! cluster, which was seen without a gap for as long as segments may be missing, does not have it either.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use agent::{
     backoff::Backoff,
-    cluster::{Change as Seen, Event, NodeRecord, watch_nodes, watch_peers},
+    cluster::{Change as Seen, Event, watch_nodes, watch_peers},
     debounce::Debounce,
     signals,
 };
@@ -21,35 +18,20 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
-use topology::{
-    Membership, Node, annotations,
-    join::{Change, Cluster, Found, Joint, Reason, join},
-};
+use topology::join::{Change, Cluster, Joint, Reason, join};
 
 use super::{
-    describe::{self, Reading},
+    describe,
+    followed::Followed,
     join::{Party, print_lines, refusal, tell_once},
 };
-use crate::{mesh::CHECK_IN_TIMEOUT, outcome::Outcome};
+use crate::outcome::Outcome;
 
 /// How often it is looked whether time has made a difference.
 const TICK: Duration = Duration::from_secs(2);
 
 /// The first and the longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
-
-/// A cluster as its watches show it.
-struct Followed {
-    nodes: BTreeMap<String, Node>,
-    membership: Membership,
-    /// The Peers at the last look; `None`: there was none yet.
-    peers: Option<Vec<Found>>,
-    /// Whether the nodes are known, and were seen since.
-    is_listed: bool,
-    is_lost: bool,
-    /// Since when there was no gap, Unix seconds.
-    since: i64,
-}
 
 /// The clusters, and what was said of them.
 struct Follower {
@@ -118,58 +100,6 @@ fn watch_all(party: &Party) -> mpsc::Receiver<(usize, Event)> {
         });
     }
     events
-}
-
-/// A node without what changes at each check-in.
-fn lasting(node: &Node) -> Node {
-    Node { last_seen: 0, discovered_endpoints: BTreeMap::new(), ..node.clone() }
-}
-
-impl Followed {
-    fn new(now: i64) -> Self {
-        Self {
-            nodes: BTreeMap::new(),
-            membership: Membership::new(CHECK_IN_TIMEOUT),
-            peers: None,
-            is_listed: false,
-            is_lost: true,
-            since: now,
-        }
-    }
-
-    /// Takes in what a watch says of nodes, at the monotonic time `at`; tells whether more than check-ins changed.
-    fn take(&mut self, seen: Seen<NodeRecord>, reading: &Reading, at: Duration, now: i64) -> bool {
-        let decode = |record: &NodeRecord| annotations::decode(&record.as_object(), &reading.topology_label).0;
-        if std::mem::take(&mut self.is_lost) {
-            self.since = now;
-        }
-        let before = self.nodes.clone();
-        match seen {
-            Seen::Apply(record) => _ = self.nodes.insert(record.name.clone(), decode(&record)),
-            Seen::Delete(name) => _ = self.nodes.remove(&name),
-            Seen::Reset(records) => {
-                self.nodes = records.iter().map(|record| (record.name.clone(), decode(record))).collect();
-                self.is_listed = true;
-            }
-        }
-        let mut has_check_in = false;
-        for node in self.nodes.values() {
-            let old = before.get(node.name.as_str());
-            if old.is_none_or(|old| old.last_seen != node.last_seen) {
-                self.membership.observe(&node.name, node.last_seen, at, now);
-                has_check_in |= old.is_some();
-            }
-        }
-        for node in before.values().filter(|node| !self.nodes.contains_key(node.name.as_str())) {
-            self.membership.forget(&node.name);
-        }
-        if has_check_in {
-            // Somebody was heard: whoever is silent now is silent by itself.
-            self.membership.echo(at);
-        }
-        before.len() != self.nodes.len()
-            || self.nodes.iter().any(|(name, node)| before.get(name).map(lasting) != Some(lasting(node)))
-    }
 }
 
 impl Follower {

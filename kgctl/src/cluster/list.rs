@@ -220,3 +220,42 @@ fn json(rows: &[Row]) -> Value {
     };
     rows.iter().map(row).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_worded_as_kubectl_words_them() {
+        for (seconds, text) in
+            [(0, "0s"), (119, "119s"), (120, "2m"), (7_199, "119m"), (7_200, "2h"), (172_799, "47h"), (172_800, "2d")]
+        {
+            assert_eq!(age(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_table_and_json_say_the_same() {
+        let row = Row {
+            cluster: "a".to_owned(),
+            stands_for: Owner {
+                cluster: "b".parse().unwrap(),
+                cluster_id: "u".to_owned(),
+                segment: "location:oslo".into(),
+            },
+            peer: "b.location.oslo".to_owned(),
+            endpoint: None,
+            age: Some(200),
+            state: State::Differs(vec!["endpoint", "public key"]),
+        };
+        assert_eq!(
+            table(std::slice::from_ref(&row)),
+            "CLUSTER  STANDS FOR          PEER             ENDPOINT  AGE  STATE\n\
+             a        location:oslo of b  b.location.oslo  -         3m   differs: endpoint, public key\n"
+        );
+        let unknown = Row { state: State::Unknown, ..row.clone() };
+        let json = json(&[row, unknown]);
+        assert_eq!((&json[0]["isRight"], &json[1]["isRight"]), (&Value::Bool(false), &Value::Null));
+        assert_eq!(json[0]["standsFor"], json!({"cluster": "b", "clusterId": "u", "segment": "location:oslo"}));
+    }
+}

@@ -5,6 +5,7 @@
 mod apply;
 mod describe;
 mod follow;
+mod followed;
 mod join;
 mod leave;
 mod list;

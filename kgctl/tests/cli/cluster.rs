@@ -40,10 +40,21 @@ impl Cluster {
         Self { address, home, _runtime: runtime }
     }
 
-    /// Paris with the nodes `paris-1`, which leads, and `paris-2`; `oslo-1` behind NAT; the Peer `laptop`.
-    pub fn example() -> Self {
+    /// A cluster without nodes that knows what Peers are.
+    pub fn defined() -> Self {
         let cluster = Self::empty();
         cluster.post(DEFINITIONS, "application/yaml", DEFINITION);
+        cluster
+    }
+
+    /// Where its API server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Paris with the nodes `paris-1`, which leads, and `paris-2`; `oslo-1` behind NAT; the Peer `laptop`.
+    pub fn example() -> Self {
+        let cluster = Self::defined();
         cluster.node("paris-1", "paris", 1, &json!({}));
         cluster.node("paris-2", "paris", 2, &json!({}));
         cluster.node("oslo-1", "oslo", 3, &json!({"kilo.squat.ai/persistent-keepalive": "25"}));

@@ -5,5 +5,6 @@ mod cluster;
 mod completion;
 mod errors;
 mod graph;
+mod join;
 mod showconf;
 mod status;

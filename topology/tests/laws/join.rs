@@ -167,6 +167,16 @@ fn changes(joint: &Joint) -> impl Iterator<Item = &Change> {
     joint.courses.values().flat_map(|course| &course.changes)
 }
 
+/// Joins; all is reached then, nothing twice, and nothing is left to do.
+fn join_and_check(clusters: &mut [Cluster]) {
+    let joint = joined(clusters, &PACE);
+    clusters.iter().for_each(|cluster| assert_arrived(cluster, &joint.courses[&cluster.name]));
+    assert_covered(clusters);
+    clusters.iter().for_each(assert_disjoint);
+    let again = join(clusters, &PACE).unwrap();
+    assert_eq!(changes(&again).count(), 0, "{again:#?}");
+}
+
 fn is_mark(change: &Change) -> bool {
     matches!(change, Change::Update { found, wanted } if found.stale_since != wanted.stale_since)
 }
@@ -176,12 +186,7 @@ proptest! {
 
     #[test]
     fn all_is_reached_and_nothing_twice(mut clusters in clusters()) {
-        let joint = joined(&mut clusters, &PACE);
-        clusters.iter().for_each(|cluster| assert_arrived(cluster, &joint.courses[&cluster.name]));
-        assert_covered(&clusters);
-        clusters.iter().for_each(assert_disjoint);
-        let again = join(&clusters, &PACE).unwrap();
-        prop_assert_eq!(changes(&again).count(), 0, "{:#?}", again);
+        join_and_check(&mut clusters);
     }
 
     #[test]
@@ -201,12 +206,7 @@ proptest! {
             let peers = std::mem::take(&mut cluster.peers);
             *cluster = Cluster { peers, ..build(c, shape) };
         }
-        let joint = joined(&mut clusters, &PACE);
-        clusters.iter().for_each(|cluster| assert_arrived(cluster, &joint.courses[&cluster.name]));
-        assert_covered(&clusters);
-        clusters.iter().for_each(assert_disjoint);
-        let again = join(&clusters, &PACE).unwrap();
-        prop_assert_eq!(changes(&again).count(), 0, "{:#?}", again);
+        join_and_check(&mut clusters);
 
         // Later, what is missing goes, and nothing else changes.
         let later = joined(&mut clusters, &Pace { now: NOW + PACE.prune_after, ..PACE });
