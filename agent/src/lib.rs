@@ -19,6 +19,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod mtu;
 pub mod os;
+pub mod panic;
 pub mod ping;
 pub mod probe;
 pub mod resolver;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use agent::{
     causes,
     flags::{Args, Command},
-    logging, run,
+    logging, panic, run,
 };
 use clap::Parser;
 
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         }
     };
     logging::init(options.log_level);
-    end_on_panic();
+    panic::end_process();
     match run::blocking(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -38,14 +38,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Ends the process when any thread panics, those that move packets included: an agent that goes on
-/// with a part of it missing looks healthy, and whoever supervises it can start it again.
-fn end_on_panic() {
-    let tell = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        tell(panic);
-        std::process::exit(1);
-    }));
 }

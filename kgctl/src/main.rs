@@ -38,8 +38,15 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(command(cli));
+    // A DNS question that nobody answers must not hold up the end of the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn command(cli: &Cli) -> anyhow::Result<Outcome> {
     let global = &cli.global;
     match &cli.command {
         Command::Cluster(command) => cluster::run(command, global).await,

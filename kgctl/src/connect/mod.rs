@@ -11,6 +11,7 @@ mod here;
 mod prepare;
 mod refuse;
 mod registration;
+mod said;
 mod tunnel;
 
 use std::{fs, net::IpAddr, path::PathBuf, time::Duration};
@@ -19,7 +20,7 @@ use agent::{
     flags,
     logging::{self, LogLevel},
     os::key::{self, KeyPair},
-    signals,
+    panic, signals,
 };
 use anyhow::{Context, bail};
 use clap::{ArgAction, Args, ValueHint};
@@ -29,7 +30,7 @@ use topology::{InterfaceName, PeerName};
 use tracing::{error, info, warn};
 
 use self::{dns::Dns, registration::Registration, tunnel::Tunnel};
-use crate::{cidrs::Cidrs, cli::Global, outcome::Outcome};
+use crate::{cidrs::Cidrs, cli::Global, completion, outcome::Outcome};
 
 /// Where is written what outlives the process.
 const STATE_DIRECTORY: &str = "/var/lib/kilo";
@@ -68,6 +69,7 @@ Examples:
   kgctl connect --allowed-ip 10.5.0.1/32 --allowed-ip fd05::1/128")]
 pub struct Connect {
     /// Name of the Peer object; by default the hostname.
+    #[arg(add = completion::peer_names())]
     name: Option<String>,
     /// Address of this machine in the mesh; repeatable for one of each family, or separated by commas.
     /// By default that of the Peer object if there is one, else 10.10.10.10/32.
@@ -146,6 +148,7 @@ impl Connect {
 /// Connects, stays until it is told to stop, and undoes everything.
 pub async fn run(connect: &Connect, global: &Global) -> anyhow::Result<Outcome> {
     logging::init_terminal("kgctl", connect.log_level);
+    panic::end_process();
     let stop = CancellationToken::new();
     tokio::spawn(stop_at_signal(stop.clone()));
     let ready = tokio::select! {

@@ -115,3 +115,148 @@ impl Proposal<'_> {
 fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
+
+#[cfg(test)]
+mod tests {
+    use agent::os::routes::MainRoute;
+    use topology::{Granularity, Input, Node, Peer, Seconds, Topology};
+
+    use super::*;
+
+    fn key(n: u8) -> PublicKey {
+        PublicKey::new([n; 32]).unwrap()
+    }
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// A machine at home, on which nothing is in the way.
+    fn here() -> Here {
+        let route = |dst: &str, via: Option<&str>| MainRoute {
+            dst: dst.parse().unwrap(),
+            via: via.map(|ip| ip.parse().unwrap()),
+            dev: Some("eth0".into()),
+        };
+        let routes = [
+            route("0.0.0.0/0", Some("192.168.1.1")),
+            route("192.168.1.0/24", None),
+            route("172.20.7.0/24", Some("192.168.1.2")),
+        ];
+        Here {
+            is_privileged: true,
+            interfaces: ["lo".into(), "eth0".into()].into(),
+            addresses: vec![
+                ("lo".into(), "127.0.0.1/8".parse().unwrap()),
+                ("eth0".into(), "192.168.1.7/24".parse().unwrap()),
+            ],
+            routes: routes.into(),
+            ..Here::default()
+        }
+    }
+
+    fn mesh() -> Mesh {
+        let node = Node {
+            name: "a".into(),
+            endpoint: "203.0.113.1:51820".parse().ok(),
+            key: Some(key(1)),
+            pod_cidrs: nets(&["10.42.1.0/24"]),
+            internal_ips: nets(&["10.1.0.1/24"]),
+            allowed_location_ips: nets(&["172.16.0.0/24"]),
+            ..Node::default()
+        };
+        let peer = Peer {
+            name: "phone".into(),
+            key: key(2),
+            preshared_key: None,
+            endpoint: None,
+            persistent_keepalive: Seconds(0),
+            allowed_ips: nets(&["10.5.0.0/24"]),
+        };
+        let subnets = nets(&["10.4.0.0/16"]);
+        let input =
+            Input { nodes: vec![&node], peers: vec![&peer], granularity: Granularity::Location, subnets: &subnets };
+        let topology = Topology::build(&input).unwrap();
+        Mesh { topology, warnings: Vec::new(), peers: vec![peer], left_out: Vec::new() }
+    }
+
+    /// The reasons against a connection with this address and key.
+    fn reasons(address: &str, n: u8, here: &Here) -> Vec<String> {
+        let addresses = nets(&[address]);
+        let proposal =
+            Proposal { key: key(n), addresses: &addresses, interface: &"kilo0".into(), port: 51820, exclude: &[] };
+        [proposal.against_machine(here), proposal.against_mesh(&mesh())].concat()
+    }
+
+    #[test]
+    fn what_is_free_is_not_refused() {
+        assert_eq!(reasons("10.6.0.1/32", 9, &here()), [""; 0]);
+    }
+
+    #[test]
+    fn each_thing_in_the_way_is_named() {
+        let with = |change: fn(&mut Here)| {
+            let mut here = here();
+            change(&mut here);
+            reasons("10.6.0.1/32", 9, &here)
+        };
+        for (reasons, expected) in [
+            (with(|here| here.is_privileged = false), "no right to change the network: run it as root"),
+            (with(|here| here.no_tun = Some("there is no /dev/net/tun: load".to_owned())), "there is no /dev/net/tun"),
+            (with(|here| here.no_port = Some("in use".to_owned())), "--port 51820: cannot listen there: in use"),
+            (with(|here| _ = here.interfaces.insert("kilo0".into())), "--interface kilo0: there is one of this name"),
+            (reasons("192.168.1.7/32", 9, &here()), "--allowed-ip 192.168.1.7/32: eth0 has this address already"),
+            (
+                reasons("192.168.1.9/32", 9, &here()),
+                "--allowed-ip 192.168.1.9/32: overlaps 192.168.1.0/24, the network of eth0",
+            ),
+            (
+                reasons("10.4.200.1/32", 9, &here()),
+                "--allowed-ip 10.4.200.1/32: overlaps 10.4.0.0/16 of the Kilo subnet",
+            ),
+            (reasons("10.42.1.7/32", 9, &here()), "--allowed-ip 10.42.1.7/32: overlaps 10.42.1.0/24 of location:"),
+            (reasons("10.1.0.1/32", 9, &here()), "--allowed-ip 10.1.0.1/32: overlaps 10.1.0.1/32 of location:"),
+            (reasons("172.16.0.9/32", 9, &here()), "--allowed-ip 172.16.0.9/32: overlaps 172.16.0.0/24 of location:"),
+            (reasons("10.5.0.1/32", 9, &here()), "--allowed-ip 10.5.0.1/32: overlaps 10.5.0.0/24 of peer/phone"),
+            (reasons("10.5.0.0/16", 9, &here()), "--allowed-ip 10.5.0.0/16: overlaps 10.5.0.0/24 of peer/phone"),
+            (reasons("10.6.0.1/32", 1, &here()), "the private key belongs to node/a already"),
+            (reasons("10.6.0.1/32", 2, &here()), "the private key belongs to peer/phone already"),
+        ] {
+            assert_eq!(reasons.len(), 1, "{reasons:#?}");
+            assert!(reasons[0].starts_with(expected), "{reasons:?} should begin with {expected}");
+        }
+    }
+
+    /// The reasons against routing `dst`.
+    fn against(dst: &str, exclude: &[&str]) -> Vec<String> {
+        let exclude = nets(exclude);
+        let proposal =
+            Proposal { key: key(9), addresses: &[], interface: &"kilo0".into(), port: 51820, exclude: &exclude };
+        proposal.against_routes(&here(), &BTreeMap::from([(dst.parse().unwrap(), "location:eu")]))
+    }
+
+    #[test]
+    fn a_network_that_is_reached_otherwise_is_refused_unless_it_is_excluded() {
+        for dst in ["192.168.1.0/24", "192.168.0.0/16", "192.168.1.128/25"] {
+            let smaller = if dst == "192.168.0.0/16" { "192.168.1.0/24" } else { dst };
+            let expected = format!(
+                "{dst} of location:eu is in the way of 192.168.1.0/24, the network of eth0; pass --exclude {smaller} to \
+                 do without it in the mesh"
+            );
+            assert_eq!(against(dst, &[]), [expected]);
+            assert_eq!(against(dst, &[smaller]), [""; 0], "{dst}");
+        }
+        let reasons = against("172.20.0.0/16", &[]);
+        assert!(
+            reasons[0].contains("in the way of 172.20.7.0/24, the route 172.20.7.0/24 via 192.168.1.2 dev eth0"),
+            "{reasons:?}"
+        );
+        assert_eq!(against("172.20.7.0/24", &[]).len(), 1);
+        // Inside a route that is none of the machine's own networks, it is the smaller one that counts.
+        assert_eq!(against("172.20.7.128/25", &[]), [""; 0]);
+        // Where the machine's own network wins by itself.
+        for dst in ["192.168.1.9/32", "0.0.0.0/0", "10.42.1.0/24"] {
+            assert_eq!(against(dst, &[]), [""; 0], "{dst}");
+        }
+    }
+}

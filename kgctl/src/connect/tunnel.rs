@@ -19,7 +19,6 @@ use agent::{
     os::{self, Linux, Netlink, Settings, routes, rules},
     resolver::{self, Resolver},
     state::{State, Time},
-    told::{self, Told},
 };
 use anyhow::{Context, anyhow, bail};
 use ipnet::IpNet;
@@ -36,7 +35,10 @@ use topology::{
 };
 use tracing::{info, warn};
 
-use super::contacts::{Contacts, News};
+use super::{
+    contacts::{Contacts, News},
+    said::Said,
+};
 use crate::mesh::{self, CHECK_IN_TIMEOUT};
 
 /// Messages that may wait for the loop; more make the sender wait.
@@ -85,7 +87,7 @@ pub struct Tunnel {
     state: State,
     resolver: Resolver,
     debounce: Debounce,
-    told: Told,
+    said: Said,
     contacts: Contacts,
     /// The device as it is wanted, and what people call its peers.
     device: DevicePlan,
@@ -133,7 +135,7 @@ impl Tunnel {
             state,
             resolver,
             debounce: Debounce::default(),
-            told: Told::default(),
+            said: Said::default(),
             contacts: Contacts::default(),
             device: DevicePlan::default(),
             names: BTreeMap::new(),
@@ -205,7 +207,7 @@ impl Tunnel {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let at = Time { now: self.start.elapsed(), wall: i64::try_from(wall.as_secs()).unwrap_or(i64::MAX) };
         let outcome = self.state.handle(event, at);
-        outcome.notices.into_iter().for_each(told::notice);
+        outcome.notices.iter().for_each(|notice| self.said.notice(notice));
         if outcome.mesh {
             self.debounce.note(Instant::now());
         }
@@ -227,18 +229,18 @@ impl Tunnel {
         if let Some(at) = self.applier.retry_at().filter(|at| *at > Instant::now()) {
             self.debounce.note(at);
         }
-        self.told.failures(failures.into_iter().collect());
+        self.said.failures(failures);
         Ok(())
     }
 
     async fn try_reconcile(&mut self) -> anyhow::Result<Vec<Failure>> {
         let topology = self.topology()?;
-        if !topology.peers.iter().any(|peer| peer.name == self.options.peer) {
-            // It may not have come through the watch yet, or somebody took it away: then others do not
-            // answer any more, and nothing is gained by sending in clear what was for them.
-            if self.is_up {
-                self.told.idle(&format!("peer/{} is not in the cluster any more", self.options.peer));
-            }
+        let is_known = topology.peers.iter().any(|peer| peer.name == self.options.peer);
+        self.said.gone(&self.options.peer, self.is_up && !is_known);
+        if !is_known {
+            // At first it may not have come through the watch yet. Later somebody took it away: what was for
+            // the mesh is better lost than sent in clear.
+            self.said.warnings(topology.warnings.iter());
             return Ok(Vec::new());
         }
         let facts = self.applier.host().facts().await.map_err(|failure| anyhow!(failure.error))?;
@@ -264,7 +266,7 @@ impl Tunnel {
         }
         let mut failures = Vec::from_iter(self.applier.ensure_device(self.options.mtu, &facts).await);
         failures.extend(self.applier.apply(&plan, self.options.mtu).await);
-        self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
+        self.said.warnings(topology.warnings.iter().chain(&plan.warnings));
         self.tell_first(&plan, &failures);
         self.names = names(&topology);
         self.device = plan.device;

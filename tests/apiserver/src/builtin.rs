@@ -2,7 +2,7 @@
 //! what the API server itself fills in or refuses.
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
@@ -22,6 +22,7 @@ pub fn decode(builtin: Builtin, mut object: Value) -> Result<Value, String> {
         Builtin::Namespace => through::<Namespace>(object),
         Builtin::Node => through::<Node>(object),
         Builtin::Pod => through::<Pod>(object),
+        Builtin::Service => through::<Service>(object),
         Builtin::ConfigMap => through::<ConfigMap>(object),
         Builtin::Event => through::<Event>(object),
         Builtin::Lease => through::<Lease>(object),

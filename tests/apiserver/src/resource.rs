@@ -50,6 +50,7 @@ pub enum Builtin {
     Namespace,
     Node,
     Pod,
+    Service,
     ConfigMap,
     Event,
     Lease,
@@ -81,10 +82,11 @@ impl CustomVersion {
 }
 
 const CORE: &str = "";
-const ALL_BUILTIN: [Builtin; 8] = [
+const ALL_BUILTIN: [Builtin; 9] = [
     Builtin::Namespace,
     Builtin::Node,
     Builtin::Pod,
+    Builtin::Service,
     Builtin::ConfigMap,
     Builtin::Event,
     Builtin::Lease,
@@ -132,6 +134,7 @@ impl Builtin {
                 Builtin::Namespace => (CORE, "v1", "namespaces", "Namespace", false, true, &["ns"]),
                 Builtin::Node => (CORE, "v1", "nodes", "Node", false, true, &["no"]),
                 Builtin::Pod => (CORE, "v1", "pods", "Pod", true, true, &["po"]),
+                Builtin::Service => (CORE, "v1", "services", "Service", true, true, &["svc"]),
                 Builtin::ConfigMap => (CORE, "v1", "configmaps", "ConfigMap", true, false, &["cm"]),
                 Builtin::Event => (CORE, "v1", "events", "Event", true, false, &["ev"]),
                 Builtin::Lease => ("coordination.k8s.io", "v1", "leases", "Lease", true, false, &[]),

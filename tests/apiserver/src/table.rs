@@ -158,6 +158,12 @@ fn builtin_columns(builtin: Builtin) -> Vec<Column> {
             wide("IP", |pod, _| or_none(&pod["status"]["podIP"])),
             wide("Node", |pod, _| or_none(&pod["spec"]["nodeName"])),
         ],
+        Builtin::Service => vec![
+            name(),
+            column("Type", |service, _| or_none(&service["spec"]["type"])),
+            column("Cluster-IP", |service, _| or_none(&service["spec"]["clusterIP"])),
+            age(),
+        ],
         Builtin::ConfigMap => vec![name(), column("Data", |config, _| config_entries(config).into()), age()],
         Builtin::Lease => vec![
             name(),

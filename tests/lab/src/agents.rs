@@ -166,7 +166,8 @@ impl Lab {
         self.control.output(self.kgctl_argv(arguments)?)
     }
 
-    pub(crate) fn kgctl_argv(&self, arguments: &[&str]) -> Result<Vec<String>> {
+    /// The command line of [`Lab::kgctl`], for any host.
+    pub fn kgctl_argv(&self, arguments: &[&str]) -> Result<Vec<String>> {
         let mut argv = vec![program("kgctl")?.display().to_string()];
         argv.push(format!("--kubeconfig={}", self.api.cluster_kubeconfig().display()));
         argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));
