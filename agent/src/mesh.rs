@@ -150,7 +150,10 @@ impl<H: Host> Mesh<H> {
                 () = self.resolver.changed() => self.debounce.note(Instant::now()),
                 // Its end is the end of the HTTP server, which does not go unnoticed.
                 Some(question) = channels.questions.recv() => {
-                    drop(question.send(self.applier.statistics().await.unwrap_or_default()));
+                    // A question that is dropped is one without an answer.
+                    if let Ok(statistics) = self.applier.statistics().await {
+                        drop(question.send(statistics));
+                    }
                 }
                 progress = self.writer.progress() => {
                     self.on_progress(progress);

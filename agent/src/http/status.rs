@@ -86,7 +86,9 @@ impl Reporter {
         report.time = unix_seconds(SystemTime::now());
         match statistics {
             Some(statistics) => report.add_statistics(&statistics),
-            None => report.problems.push(problem("statistics", "the event loop does not answer")),
+            None => {
+                report.problems.push(problem("statistics", "neither the event loop nor the device gives an answer"))
+            }
         }
         report.add_round_trips(&memory.round_trips);
         report.problems.extend(memory.silence.as_deref().map(|why| problem("echo", why)));
@@ -217,7 +219,7 @@ mod tests {
         let found = read(&reporter).await;
         let problems: Vec<_> =
             found.problems.iter().map(|problem| format!("{}: {}", problem.doing, problem.error)).collect();
-        assert_eq!(problems, ["statistics: the event loop does not answer", "echo: no sockets"]);
+        assert_eq!(problems, ["statistics: neither the event loop nor the device gives an answer", "echo: no sockets"]);
         assert_eq!(found.peers, report().peers, "what the loop said is told all the same");
         drop(questions);
     }

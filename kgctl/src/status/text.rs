@@ -128,9 +128,10 @@ fn tunnels(status: &Status, extent: Extent, width: Option<usize>) -> String {
         Column::number("RTT", 3),
     ];
     let all: Vec<Tunnel<'_>> = status.tunnels().collect();
+    let dead = || all.iter().filter(|tunnel| tunnel.is_dead());
     let is_too_much = extent == Extent::Glance && all.len() > MOST_TUNNELS;
-    let shown: Vec<_> = all.iter().filter(|tunnel| !is_too_much || tunnel.is_dead()).take(MOST_TUNNELS).collect();
-    let row = |tunnel: &&Tunnel<'_>| {
+    let shown: Vec<_> = if is_too_much { dead().take(MOST_TUNNELS).collect() } else { all.iter().collect() };
+    let row = |tunnel: &Tunnel<'_>| {
         let peer = tunnel.peer;
         [
             plain(tunnel.from.as_str()),
@@ -142,11 +143,10 @@ fn tunnels(status: &Status, extent: Extent, width: Option<usize>) -> String {
             peer.rtt_microseconds.map_or_else(|| NOTHING.to_owned(), round_trip),
         ]
     };
-    let rows: Vec<_> =
-        if extent == Extent::Wide { all.iter().collect() } else { shown }.iter().map(|tunnel| row(tunnel)).collect();
+    let rows: Vec<_> = shown.into_iter().map(row).collect();
     let mut text = if rows.is_empty() { String::new() } else { table(&COLUMNS, &rows, width) };
     if is_too_much {
-        let dead = all.iter().filter(|tunnel| tunnel.is_dead()).count();
+        let dead = dead().count();
         let slowest = all.iter().filter_map(|tunnel| tunnel.peer.rtt_microseconds).max();
         let slowest = slowest.map(|rtt| format!(", the slowest echo takes {}", round_trip(rtt))).unwrap_or_default();
         let total = count(all.len(), "end");

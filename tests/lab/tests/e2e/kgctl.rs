@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use lab::{Access, Spec};
 use serde_json::json;
 
-use crate::support::{annotation, bring_up, in_lab, wait, wg};
+use crate::support::{annotation, behind_nat, bring_up, in_lab, wait, wg};
 
 /// What of a WireGuard configuration matters: the peers, each with all of its lines in any order. A
 /// keepalive of 0 is none; Kilo writes it and wg does not.
@@ -27,15 +26,7 @@ fn sections(text: &str) -> BTreeSet<BTreeSet<String>> {
 
 #[test]
 fn the_mesh_is_shown_as_it_is() -> Result<()> {
-    let spec = |spec: Spec| {
-        spec.location("paris", Access::Public)
-            .location("oslo", Access::Elastic)
-            .location("home", Access::Masquerade)
-            .nodes("paris", 2)
-            .nodes("oslo", 1)
-            .nodes("home", 1)
-    };
-    in_lab("kgctl", spec, |lab| {
+    in_lab("kgctl", behind_nat, |lab| {
         bring_up(lab, &[])?;
         let laptop = json!({
             "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",

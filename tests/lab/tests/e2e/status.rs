@@ -3,23 +3,14 @@
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use lab::{Access, Lab, Spec};
+use lab::Lab;
 use serde_json::{Value, json};
 
-use crate::support::{bring_up, in_lab, wait};
-
-fn places(spec: Spec) -> Spec {
-    spec.location("paris", Access::Public)
-        .location("oslo", Access::Elastic)
-        .location("home", Access::Masquerade)
-        .nodes("paris", 2)
-        .nodes("oslo", 1)
-        .nodes("home", 1)
-}
+use crate::support::{behind_nat, bring_up, in_lab, wait};
 
 #[test]
 fn the_status_says_how_the_mesh_is() -> Result<()> {
-    in_lab("status", places, |lab| {
+    in_lab("status", behind_nat, |lab| {
         bring_up(lab, &[])?;
         let peer =
             json!({ "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "allowedIPs": ["10.5.0.1/32"] });

@@ -53,6 +53,17 @@ pub fn three_locations(spec: Spec) -> Spec {
         .nodes("oslo", 1)
 }
 
+/// One location of each kind: on public addresses with two nodes, behind 1:1 NAT, and behind a router that
+/// masquerades.
+pub fn behind_nat(spec: Spec) -> Spec {
+    spec.location("paris", Access::Public)
+        .location("oslo", Access::Elastic)
+        .location("home", Access::Masquerade)
+        .nodes("paris", 2)
+        .nodes("oslo", 1)
+        .nodes("home", 1)
+}
+
 /// Starts all agents, gives every node one pod and waits until everybody reaches everybody.
 pub fn bring_up(lab: &Lab, flags: &[&str]) -> Result<()> {
     start_agents(lab, flags)?;
