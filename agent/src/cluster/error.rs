@@ -41,7 +41,7 @@ fn explain(error: &kube::Error, server: &str) -> String {
                 format!("{server} does not accept the credentials: {said}; log in anew, or check the context's user")
             }
             403 => format!("{said}; ask an administrator for this right"),
-            404 if said.contains("page not found") => {
+            404 if said.contains("page not found") || said.contains("find the requested resource") => {
                 format!(
                     "{server} does not know the resource: {said}; install its definition, or check the server's URL"
                 )

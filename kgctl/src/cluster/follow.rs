@@ -13,7 +13,7 @@ use agent::{
     debounce::Debounce,
     signals,
 };
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -23,7 +23,7 @@ use topology::join::{Change, Cluster, Joint, Reason, join};
 use super::{
     describe,
     followed::Followed,
-    join::{Party, print_lines, refusal, tell_once},
+    join::{Party, print_lines, reasons, tell_once},
 };
 use crate::outcome::Outcome;
 
@@ -164,7 +164,7 @@ impl Follower {
         let mut away = BTreeSet::new();
         for index in 0..self.clusters.len() {
             if self.clusters[index].peers.is_none() {
-                self.read_peers(index, &mut away).await;
+                self.read_peers(index, &mut away).await?;
             }
         }
         let joint = self.decide()?;
@@ -173,7 +173,7 @@ impl Follower {
         }
         // Something is to be changed: not by what was known, but by what is.
         for index in 0..self.clusters.len() {
-            self.read_peers(index, &mut away).await;
+            self.read_peers(index, &mut away).await?;
         }
         self.confirm_missing(&joint).await?;
         let mut joint = self.decide()?;
@@ -182,22 +182,30 @@ impl Follower {
         print_lines(&applied.done)?;
         self.clusters.iter_mut().for_each(|cluster| cluster.peers = None);
         if applied.failed.len() > applied.conflicts {
-            anyhow::bail!("{}", applied.failed.join("; "));
+            bail!("{}", applied.failed.join("; "));
         }
         Ok(away.is_empty())
     }
 
-    /// Reads a cluster's Peers; if they cannot be read, those known stay, and nothing is written there.
-    async fn read_peers(&mut self, index: usize, away: &mut BTreeSet<String>) {
-        let connected = &self.party.clusters[index].0;
-        match connected.client.found_peers().await {
-            Ok(peers) => self.clusters[index].peers = Some(peers),
+    /// Reads a cluster's Peers; if they cannot be read, those known stay, and nothing is written there. It is
+    /// an error if another cluster answers: what is known would be made true of the wrong one.
+    async fn read_peers(&mut self, index: usize, away: &mut BTreeSet<String>) -> anyhow::Result<()> {
+        let (connected, identity) = &self.party.clusters[index];
+        let (id, peers) = tokio::join!(connected.client.cluster_id(), connected.client.found_peers());
+        match id.and_then(|id| Ok((id, peers?))) {
+            Ok((id, peers)) if id == identity.id => self.clusters[index].peers = Some(peers),
+            Ok(_) => bail!(
+                "cluster {}: another cluster answers at {} now, nothing is changed; if that is right, start again",
+                connected.name,
+                connected.client.server()
+            ),
             Err(error) => {
                 let name = connected.name.to_string();
                 self.trouble(format!("cluster {name}: {error}"));
                 away.insert(name);
             }
         }
+        Ok(())
     }
 
     /// Reads the nodes of clusters of which a Peer is to go because its segment is missing.
@@ -232,7 +240,10 @@ impl Follower {
             let cluster = describe::assemble(connected, identity, reading, nodes, &followed.membership, peers)?;
             clusters.push(Cluster { followed_since: Some(followed.since), ..cluster });
         }
-        let joint = join(&clusters, &pace).map_err(|refusals| anyhow::Error::msg(refusal(&refusals)))?;
+        let joint = join(&clusters, &pace).map_err(|refusals| {
+            let reasons = reasons(&refusals).join("; ");
+            anyhow!("the clusters can no longer be joined, and nothing is changed: {reasons}")
+        })?;
         joint.notices.iter().for_each(|notice| tell_once(&mut self.told, notice.to_string()));
         Ok(joint)
     }

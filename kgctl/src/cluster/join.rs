@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use topology::join::{ClusterName, Course, JoinedPeer, Joint, Pace, Refusal, join};
 
@@ -125,13 +125,13 @@ pub fn tell_once(told: &mut BTreeSet<String>, warning: String) {
     }
 }
 
-/// Why clusters are not joined, one reason a line.
-pub fn refusal(refusals: &[Refusal]) -> String {
-    let mut lines: Vec<String> = refusals.iter().take(MOST_REFUSALS).map(|refusal| format!("  {refusal}")).collect();
+/// Why clusters are not joined: a line for each reason, but not for hundreds of nodes with the same CIDRs.
+pub fn reasons(refusals: &[Refusal]) -> Vec<String> {
+    let mut lines: Vec<String> = refusals.iter().take(MOST_REFUSALS).map(ToString::to_string).collect();
     if refusals.len() > MOST_REFUSALS {
-        lines.push(format!("  and {} more", refusals.len() - MOST_REFUSALS));
+        lines.push(format!("and {} more reasons", refusals.len() - MOST_REFUSALS));
     }
-    format!("the clusters cannot be joined, and nothing was changed:\n{}", lines.join("\n"))
+    lines
 }
 
 /// Joins, once or for as long as it runs.
@@ -173,7 +173,10 @@ async fn once(party: &Party) -> anyhow::Result<Outcome> {
 
 async fn decide(party: &Party, told: &mut BTreeSet<String>) -> anyhow::Result<Joint> {
     let clusters = party.look(told).await?;
-    let joint = join(&clusters, &party.pace()?).map_err(|refusals| anyhow::Error::msg(refusal(&refusals)))?;
+    let joint = join(&clusters, &party.pace()?).map_err(|refusals| {
+        reasons(&refusals).iter().for_each(|reason| eprintln!("kgctl: {reason}"));
+        anyhow!("the clusters cannot be joined, and nothing was changed")
+    })?;
     joint.notices.iter().for_each(|notice| tell_once(told, notice.to_string()));
     Ok(joint)
 }

@@ -8,7 +8,7 @@ use topology::join::{Change, Cluster, Course, Found, Owner, Pace, differences, j
 
 use super::{
     describe,
-    join::{Party, refusal},
+    join::{Party, reasons},
     which::{Facts, Which},
 };
 use crate::{
@@ -97,7 +97,7 @@ pub async fn run(command: &List, global: &Global) -> anyhow::Result<Outcome> {
     let pace = Pace { now: describe::now()?, prune_after: i64::MAX };
     let refused = join(&clusters, &pace).err();
     if let Some(refusals) = &refused {
-        outcome::warn(refusal(refusals));
+        reasons(refusals).iter().for_each(outcome::warn);
     }
     let rows = rows(&clusters, &pace);
     match command.output {
