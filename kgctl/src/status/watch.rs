@@ -17,13 +17,19 @@ use super::{
     Command, Form, Objects,
     model::{Answers, Trouble},
 };
-use crate::{cli::Global, mesh::Options, outcome::Outcome, reach::Agents, terminal};
+use crate::{
+    cli::Global,
+    mesh::{self, Options},
+    outcome::Outcome,
+    reach::Agents,
+    terminal,
+};
 
 /// How long after their answers the agents are asked again.
 const POLL: Duration = Duration::from_secs(3);
 
-/// Changes come in bursts, of which the end is shown.
-const SETTLE: Duration = Duration::from_millis(300);
+/// Changes come in bursts, and in a large cluster somebody checks in all the time: they are shown together.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Messages that may wait.
 const QUEUE: usize = 256;
@@ -33,24 +39,32 @@ const QUEUE: usize = 256;
 struct Known {
     nodes: BTreeMap<String, NodeRecord>,
     peers: BTreeMap<String, PeerRecord>,
-    unreadable: BTreeMap<&'static str, String>,
+    unreadable: BTreeMap<&'static str, Trouble>,
     /// Whether all nodes were listed.
     has_nodes: bool,
 }
 
 impl Known {
-    fn handle(&mut self, event: Event) {
+    /// Takes in what a watch says; returns whether that is news.
+    fn handle(&mut self, event: Event) -> bool {
         match event {
             Event::Node(change) => {
-                self.has_nodes |= matches!(change, Change::Reset(_));
-                self.unreadable.remove("nodes");
-                apply(&mut self.nodes, change, |node| &node.name);
+                let is_first = !self.has_nodes && matches!(change, Change::Reset(_));
+                self.has_nodes |= is_first;
+                let is_readable_again = self.unreadable.remove("nodes").is_some();
+                apply(&mut self.nodes, change, |node| &node.name) | is_readable_again | is_first
             }
             Event::Peer(change) => {
-                self.unreadable.remove("peers");
-                apply(&mut self.peers, change, |peer| &peer.name);
+                let is_readable_again = self.unreadable.remove("peers").is_some();
+                apply(&mut self.peers, change, |peer| &peer.name) | is_readable_again
             }
-            Event::Unreadable { resource, error, .. } => _ = self.unreadable.insert(resource, error),
+            Event::Unreadable { resource, error, status } => {
+                let trouble = match (resource, status) {
+                    ("peers", Some(404)) => Trouble::from(&mesh::no_definition()),
+                    _ => Trouble::of_mesh(error),
+                };
+                self.unreadable.insert(resource, trouble.clone()) != Some(trouble)
+            }
         }
     }
 
@@ -58,16 +72,26 @@ impl Known {
         Objects {
             nodes: self.nodes.values().cloned().collect(),
             peers: self.peers.values().cloned().collect(),
-            troubles: self.unreadable.values().cloned().map(Trouble::of_mesh).collect(),
+            troubles: self.unreadable.values().cloned().collect(),
         }
     }
 }
 
-fn apply<T>(known: &mut BTreeMap<String, T>, change: Change<T>, name: fn(&T) -> &String) {
+/// Makes the change; returns whether it was one.
+fn apply<T: PartialEq>(known: &mut BTreeMap<String, T>, change: Change<T>, name: fn(&T) -> &String) -> bool {
+    let named = |object: T| (name(&object).clone(), object);
     match change {
-        Change::Apply(object) => _ = known.insert(name(&object).clone(), object),
-        Change::Delete(name) => _ = known.remove(&name),
-        Change::Reset(objects) => *known = objects.into_iter().map(|object| (name(&object).clone(), object)).collect(),
+        Change::Apply(object) => {
+            let (name, object) = named(object);
+            let is_same = known.get(&name) == Some(&object);
+            known.insert(name, object);
+            !is_same
+        }
+        Change::Delete(name) => known.remove(&name).is_some(),
+        Change::Reset(objects) => {
+            let new = objects.into_iter().map(named).collect();
+            std::mem::replace(known, new) != *known
+        }
     }
 }
 
@@ -92,8 +116,9 @@ pub async fn run(
     loop {
         tokio::select! {
             event = events.recv() => {
-                known.handle(event.context("the watches ended unexpectedly")?);
-                show_at.get_or_insert(Instant::now() + SETTLE);
+                if known.handle(event.context("the watches ended unexpectedly")?) {
+                    show_at.get_or_insert(Instant::now() + SETTLE);
+                }
             }
             answered = &mut asking => {
                 answers = answered?;
@@ -180,14 +205,16 @@ mod tests {
         let node = |name: &str| NodeRecord { name: name.to_owned(), ..NodeRecord::default() };
         let names = |known: &Known| known.objects().nodes.into_iter().map(|node| node.name).collect::<Vec<_>>();
         let mut known = Known::default();
-        known.handle(Event::Node(Change::Apply(node("early"))));
-        assert!(!known.has_nodes);
-        known.handle(Event::Node(Change::Reset(vec![node("a"), node("b")])));
-        assert!(known.has_nodes);
-        known.handle(Event::Node(Change::Delete("a".to_owned())));
-        known.handle(Event::Unreadable { resource: "nodes", status: None, error: "gone".to_owned() });
+        let listed = || Event::Node(Change::Reset(vec![node("a"), node("b")]));
+        assert!(known.handle(Event::Node(Change::Apply(node("early")))) && !known.has_nodes);
+        assert!(known.handle(listed()) && known.has_nodes);
+        assert!(!known.handle(listed()) && !known.handle(Event::Node(Change::Apply(node("b")))), "no news");
+        assert!(known.handle(Event::Node(Change::Delete("a".to_owned()))));
+        let gone = || Event::Unreadable { resource: "nodes", status: None, error: "gone".to_owned() };
+        assert!(known.handle(gone()) && !known.handle(gone()), "told once");
         assert_eq!(names(&known), ["b"]);
         assert_eq!(known.objects().troubles, [Trouble::of_mesh("gone".to_owned())]);
+        assert!(known.handle(Event::Node(Change::Apply(node("b")))), "readable again");
         known.handle(Event::Node(Change::Apply(node("c"))));
         assert_eq!((names(&known), known.objects().troubles), (vec!["b".to_owned(), "c".to_owned()], vec![]));
     }
