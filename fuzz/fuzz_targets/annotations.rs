@@ -51,6 +51,7 @@ fn survives_writing(node: &Node) {
         wireguard_ips: node.wireguard_ips.clone(),
         discovered_endpoints: node.discovered_endpoints.clone(),
         granularity: node.granularity.unwrap_or(Granularity::Location),
+        tunnel: node.tunnel,
     };
     let annotations = announcement.annotations().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let labels = BTreeMap::new();
@@ -66,6 +67,7 @@ fn survives_writing(node: &Node) {
         wireguard_ips: again.wireguard_ips,
         discovered_endpoints: again.discovered_endpoints,
         granularity: again.granularity.expect("a granularity was written"),
+        tunnel: again.tunnel,
     };
     assert_eq!(announcement, read);
 }

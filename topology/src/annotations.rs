@@ -1,8 +1,9 @@
 //! The Node annotations through which agents talk to each other and people talk to agents.
 //!
-//! Keys and values are Kilo's, so that a cluster can be switched node by node. Two keys are ours:
+//! Keys and values are Kilo's, so that a cluster can be switched node by node. Three keys are ours:
 //! [`INTERNAL_IPS`] and [`WIREGUARD_IPS`] carry the addresses of both families, of which upstream's
-//! keys hold the first only; upstream agents ignore them.
+//! keys hold the first only, and [`ENCAPSULATION_DEVICE`] says how a node encapsulates; upstream agents
+//! ignore them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,7 @@ use std::{
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use crate::{Endpoint, Granularity, Node, PublicKey, Seconds, Warning, address, warning::excerpt};
+use crate::{Endpoint, Granularity, Node, PublicKey, Seconds, TunnelKind, Warning, address, warning::excerpt};
 
 /// Endpoint given by a person; wins over [`ENDPOINT`].
 pub const FORCE_ENDPOINT: &str = "kilo.squat.ai/force-endpoint";
@@ -45,9 +46,11 @@ pub const WIREGUARD_IPS: &str = "kilo.squat.ai/wireguard-ips";
 pub const DISCOVERED_ENDPOINTS: &str = "kilo.squat.ai/discovered-endpoints";
 /// `location` or `full`.
 pub const GRANULARITY: &str = "kilo.squat.ai/granularity";
+/// Ours: the tunnel inside the location, `ipip` or `vxlan`, or empty for none.
+pub const ENCAPSULATION_DEVICE: &str = "kilo.squat.ai/encapsulation-device";
 
 /// The keys that the agent writes, and removes again on a clean stop.
-pub const OWNED: [&str; 9] = [
+pub const OWNED: [&str; 10] = [
     ENDPOINT,
     INTERNAL_IP,
     INTERNAL_IPS,
@@ -57,6 +60,7 @@ pub const OWNED: [&str; 9] = [
     WIREGUARD_IPS,
     DISCOVERED_ENDPOINTS,
     GRANULARITY,
+    ENCAPSULATION_DEVICE,
 ];
 
 /// The parts of a Node object that the mesh reads.
@@ -228,6 +232,7 @@ pub fn decode(object: &NodeObject<'_>, topology_label: &str) -> (Node, Vec<Warni
             if both.is_empty() { first } else { both }
         },
         granularity: reader.parse(GRANULARITY),
+        tunnel: reader.parse(ENCAPSULATION_DEVICE),
     };
     (node, reader.warnings)
 }
@@ -249,6 +254,8 @@ pub struct Announcement {
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
     /// The granularity that it runs with.
     pub granularity: Granularity,
+    /// The tunnel that it uses inside its location.
+    pub tunnel: Option<TunnelKind>,
 }
 
 fn first(nets: &[IpNet]) -> String {
@@ -277,6 +284,7 @@ impl Announcement {
             (WIREGUARD_IPS, joined(&self.wireguard_ips)),
             (DISCOVERED_ENDPOINTS, Value::Object(discovered).to_string()),
             (GRANULARITY, self.granularity.to_string()),
+            (ENCAPSULATION_DEVICE, self.tunnel.as_ref().map(TunnelKind::to_string).unwrap_or_default()),
         ])
     }
 }
@@ -371,6 +379,7 @@ mod tests {
             (ALLOWED_LOCATION_IPS, "10.8.0.0/16, what, 10.7.0.5/24"),
             (DISCOVERED_ENDPOINTS, &format!(r#"{{"{KEY_TEXT}":{{"IP":"192.0.2.7","Port":9,"Zone":""}},"k":1}}"#)),
             (GRANULARITY, "partial"),
+            (ENCAPSULATION_DEVICE, "gre"),
             (WIREGUARD_IP, "garbage"),
         ]);
         assert_eq!(node.missing(), [ENDPOINT, KEY]);
@@ -378,7 +387,7 @@ mod tests {
         assert_eq!(joined(&node.allowed_location_ips), "10.7.0.0/24,10.8.0.0/16");
         assert_eq!(node.discovered_endpoints.len(), 1);
         assert_eq!(node.persistent_keepalive, Seconds(0));
-        assert_eq!(warnings.len(), 11, "{warnings:#?}");
+        assert_eq!(warnings.len(), 12, "{warnings:#?}");
         assert!(warnings.iter().all(|warning| warning.len() < 250), "{warnings:#?}");
     }
 
@@ -392,6 +401,7 @@ mod tests {
             wireguard_ips: vec!["10.4.0.1/16".parse().unwrap()],
             discovered_endpoints: BTreeMap::from([(KEY_TEXT.parse().unwrap(), "192.0.2.7:1024".parse().unwrap())]),
             granularity: Granularity::Full,
+            tunnel: Some(TunnelKind::Vxlan),
         };
         let annotations = announced.annotations();
         assert_eq!(annotations.keys().copied().collect::<BTreeSet<_>>(), OWNED.into_iter().collect());
@@ -406,6 +416,7 @@ mod tests {
             wireguard_ips: node.wireguard_ips,
             discovered_endpoints: node.discovered_endpoints,
             granularity: node.granularity.unwrap(),
+            tunnel: node.tunnel,
         };
         assert_eq!(heard, announced);
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Endpoint, Granularity, Node, PublicKey,
+    Endpoint, Granularity, Node, PublicKey, TunnelKind,
     address::{of_family, same_family},
     annotations::Announcement,
     discovery::Addresses,
@@ -27,6 +27,8 @@ pub struct Identity {
     pub granularity: Granularity,
     /// Announce the private address even if there is a public one.
     pub prioritise_private_addresses: bool,
+    /// The tunnel inside the location, if there is one.
+    pub tunnel: Option<TunnelKind>,
 }
 
 /// What follows from the mesh itself.
@@ -55,6 +57,7 @@ pub fn announce(
         wireguard_ips: findings.wireguard_ips.clone(),
         discovered_endpoints: findings.discovered_endpoints.clone(),
         granularity: identity.granularity,
+        tunnel: identity.tunnel,
     }
 }
 
@@ -82,6 +85,7 @@ pub fn announced(own: &Node, announcement: &Announcement) -> Node {
         internal_ips: announcement.internal_ips.clone(),
         discovered_endpoints: announcement.discovered_endpoints.clone(),
         granularity: Some(announcement.granularity),
+        tunnel: announcement.tunnel,
         ..own.clone()
     }
 }
@@ -114,6 +118,7 @@ mod tests {
             port: 51820,
             granularity: Granularity::Location,
             prioritise_private_addresses: false,
+            tunnel: None,
         }
     }
 

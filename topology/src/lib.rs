@@ -33,6 +33,7 @@ pub mod probe;
 pub mod readiness;
 pub mod report;
 pub mod topology;
+pub mod tunnel;
 pub mod warning;
 
 pub use connect::Machine;
@@ -47,4 +48,5 @@ pub use network::{MAIN_TABLE, Route, Rule, SetDiff};
 pub use plan::{Local, NotInMesh, Plan};
 pub use readiness::LeftOut;
 pub use topology::{Input, Member, Segment, Topology, TopologyError};
+pub use tunnel::{Tunnel, TunnelKind};
 pub use warning::Warning;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr};
 
 use ipnet::IpNet;
 
-use crate::{Endpoint, Location, NodeName, PeerName, PublicKey, SecretKey};
+use crate::{Endpoint, Location, NodeName, PeerName, PublicKey, SecretKey, TunnelKind};
 
 /// A number of whole seconds; WireGuard's keepalive has 16 bits (linux/wireguard.h).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +87,8 @@ pub struct Node {
     pub wireguard_ips: Vec<IpNet>,
     /// The granularity that its agent runs with.
     pub granularity: Option<Granularity>,
+    /// The tunnel that its agent uses inside the location; `None`: none, or upstream's agent.
+    pub tunnel: Option<TunnelKind>,
 }
 
 impl Node {

@@ -3,6 +3,8 @@
 //! Routes are upstream's, for both families. An IPv6 destination whose segment has no IPv6
 //! WireGuard address is routed to the interface itself: WireGuard needs no gateway, only allowed IPs.
 
+mod encapsulation;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -10,12 +12,14 @@ use std::{
 
 use ipnet::IpNet;
 
+use self::encapsulation::Means;
 use crate::{
     DevicePeer, DevicePlan, Endpoint, Firewall, InterfaceName, MAIN_TABLE, NodeName, Peer, PublicKey, Route, Rule,
     Seconds, Warning,
     address::{is_single, of_family, same_family, single},
     annotations::INTERNAL_IP,
     topology::{Member, Segment, Topology},
+    tunnel::{Tunnel, TunnelKind},
 };
 
 /// The table of encapsulated routes that only some packets follow (upstream's `kiloTableIndex`).
@@ -34,12 +38,12 @@ pub enum Strategy {
 }
 
 /// Encapsulation inside the location.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encapsulation {
     /// When to use it.
     pub strategy: Strategy,
-    /// The tunnel interface.
-    pub interface: InterfaceName,
+    /// The tunnel.
+    pub kind: TunnelKind,
 }
 
 /// What the node knows of itself.
@@ -78,8 +82,12 @@ pub struct Plan {
     pub routes: BTreeSet<Route>,
     /// Policy rules.
     pub rules: BTreeSet<Rule>,
+    /// The tunnel inside the location.
+    pub tunnel: Option<Tunnel>,
     /// The nftables table.
     pub firewall: Firewall,
+    /// What the node forwards packets from and to, where the host's own firewall has to be told.
+    pub forwarded: BTreeSet<IpNet>,
     /// What could not be planned, and why.
     pub warnings: Vec<Warning>,
 }
@@ -95,10 +103,12 @@ impl Plan {
         let segment = topology.segment_of(local.name).ok_or_else(|| NotInMesh(local.name.clone()))?;
         let member = segment.members.iter().find(|member| member.name == *local.name);
         let member = member.ok_or_else(|| NotInMesh(local.name.clone()))?;
-        let view =
-            View { topology, local, segment, member, discovered: topology.discovered_endpoints(local.discovered) };
+        let discovered = topology.discovered_endpoints(local.discovered);
+        let means = Means::new(local.encapsulation, &segment.members);
+        let view = View { topology, local, segment, member, discovered, means };
         let leader = segment.leader().name == *local.name;
-        let mut plan = Self { leader, firewall: view.firewall(), ..Self::default() };
+        let (tunnel, forwarded) = (view.tunnel(), view.forwarded(leader));
+        let mut plan = Self { leader, tunnel, firewall: view.firewall(), forwarded, ..Self::default() };
         plan.device.listen_port = member.listen_port;
         if local.local_routes {
             view.plan_neighbours(&mut plan);
@@ -110,6 +120,7 @@ impl Plan {
         }
         let own_link = view.own_link();
         plan.routes.retain(|route| route.table != MAIN_TABLE || !own_link.contains(&route.dst));
+        view.warn_of_other_tunnels(&mut plan);
         plan.warnings.sort();
         plan.warnings.dedup();
         Ok(plan)
@@ -123,6 +134,8 @@ struct View<'a> {
     segment: &'a Segment,
     member: &'a Member,
     discovered: BTreeMap<PublicKey, SocketAddr>,
+    /// How packets travel inside the location, if not plainly.
+    means: Option<Means>,
 }
 
 impl View<'_> {
@@ -168,18 +181,6 @@ impl View<'_> {
         link.chain(members.map(|ip| single(ip.addr()))).collect()
     }
 
-    /// Whether packets to `gateway` inside the location go through the tunnel, and through which. The
-    /// tunnel is IPIP (RFC 2003), which carries IPv4 only.
-    fn tunnel_to(&self, gateway: IpAddr) -> Option<&InterfaceName> {
-        let encapsulation = self.local.encapsulation.as_ref().filter(|_| gateway.is_ipv4())?;
-        let is_encapsulated = match encapsulation.strategy {
-            Strategy::Never => false,
-            Strategy::CrossSubnet => self.own_ip(gateway).is_some_and(|own| !own.contains(&gateway)),
-            Strategy::Always => true,
-        };
-        is_encapsulated.then_some(&encapsulation.interface)
-    }
-
     /// A route to `dst` over the member `gateway` of the own location.
     fn over(&self, dst: IpNet, gateway: &Member, plan: &mut Plan) {
         let route = self.route_over(dst, gateway);
@@ -198,17 +199,21 @@ impl View<'_> {
                 format!("no {family} internal IP: {family} does not reach its location's others"),
             )
         };
-        let via = of_family(&gateway.internal_ips, dst.addr()).ok_or_else(|| lacks(gateway))?;
-        let own = self.own_ip(via).ok_or_else(|| lacks(self.member))?.addr();
-        if via == own {
+        let (internal, own) = (of_family(&gateway.internal_ips, dst.addr()), self.own_ip(dst.addr()));
+        let own = own.map(|own| own.addr());
+        if let Some(own) = own.filter(|own| internal == Some(*own)) {
             let message = format!("{own} is the address of node/{}: nothing is sent there", self.member.name);
             return Err(Warning::node(&gateway.name, INTERNAL_IP, message));
         }
-        let private = self.local.private_interfaces.get(&own);
-        let dev = self.tunnel_to(via).or(private).ok_or_else(|| {
+        if let Some((via, dev)) = self.through_tunnel(gateway, dst.addr()) {
+            return Ok(Route { dst, via: Some(via), dev, src: own, table: MAIN_TABLE });
+        }
+        let via = internal.ok_or_else(|| lacks(gateway))?;
+        let own = own.ok_or_else(|| lacks(self.member))?;
+        let dev = self.local.private_interfaces.get(&own).cloned().ok_or_else(|| {
             Warning::node(&self.member.name, INTERNAL_IP, format!("{own} is on no interface of the node"))
         })?;
-        Ok(Route { dst, via: Some(via), dev: dev.clone(), src: Some(own), table: MAIN_TABLE })
+        Ok(Route { dst, via: Some(via), dev, src: Some(own), table: MAIN_TABLE })
     }
 
     /// Routes to the pods of the nodes of the own location, and to these nodes themselves where the
@@ -218,26 +223,7 @@ impl View<'_> {
             for cidr in &neighbour.pod_cidrs {
                 self.over(*cidr, neighbour, plan);
             }
-            for ip in neighbour.internal_ips.iter().map(IpNet::addr) {
-                if let (Some(tunnel), Some(own)) = (self.tunnel_to(ip), self.own_ip(ip)) {
-                    self.plan_encapsulated(ip, own.addr(), tunnel, plan);
-                }
-            }
-        }
-    }
-
-    /// What local pods, and on a leader the mesh, send to `neighbour`'s own address is encapsulated,
-    /// because the network between may not carry pods' addresses. The node's own packets are not.
-    fn plan_encapsulated(&self, neighbour: IpAddr, own: IpAddr, tunnel: &InterfaceName, plan: &mut Plan) {
-        let to = single(neighbour);
-        let table = ENCAPSULATION_TABLE;
-        plan.routes.insert(Route { dst: to, via: Some(neighbour), dev: tunnel.clone(), src: Some(own), table });
-        for cidr in self.member.pod_cidrs.iter().filter(|cidr| same_family(cidr.addr(), neighbour)) {
-            plan.rules.insert(Rule { from: Some(*cidr), to, iif: None, unless_mark: None, table });
-        }
-        if plan.leader {
-            let iif = Some(self.local.interface.clone());
-            plan.rules.insert(Rule { from: None, to, iif, unless_mark: None, table });
+            self.plan_encapsulated(neighbour, plan);
         }
     }
 
@@ -328,6 +314,11 @@ impl View<'_> {
             masquerade_from: pods.chain(peers()).collect(),
             masquerade_to: self.segment.allowed_location_ips.iter().copied().collect(),
             known: mesh.chain(peers()).chain(self.local.service_cidrs.iter().copied()).collect(),
+            guard: self.guard(),
+            clamp: [self.local.interface.clone()]
+                .into_iter()
+                .chain(self.means.map(|means| means.interface()))
+                .collect(),
         }
     }
 }

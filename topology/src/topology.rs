@@ -13,7 +13,8 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    Endpoint, Granularity, Location, Node, NodeName, Peer, PeerName, PublicKey, Seconds, SegmentName, Warning,
+    Endpoint, Granularity, Location, Node, NodeName, Peer, PeerName, PublicKey, Seconds, SegmentName, TunnelKind,
+    Warning,
     address::{is_public_for_election, nth, single},
     annotations::{ALLOWED_LOCATION_IPS, INTERNAL_IP, KEY},
     claims::Claims,
@@ -66,6 +67,8 @@ pub struct Member {
     pub routed_internal_ips: Vec<IpAddr>,
     /// Its keepalive.
     pub persistent_keepalive: Seconds,
+    /// The tunnel that it says it uses inside its location.
+    pub tunnel: Option<TunnelKind>,
     /// Where it sees others that are behind NAT.
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
 }
@@ -271,6 +274,7 @@ fn segment(name: SegmentName, entries: &[&Entry<'_>]) -> Segment {
         internal_ips: entry.internal_ips.clone(),
         routed_internal_ips: entry.routed_internal_ips.clone(),
         persistent_keepalive: entry.node.persistent_keepalive,
+        tunnel: entry.node.tunnel,
         discovered_endpoints: entry.node.discovered_endpoints.clone(),
     });
     let allowed_ips = entries.iter().flat_map(|entry| {

@@ -32,11 +32,11 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
             ),
             _ => {}
         }
-        if settings.encapsulate != "never" && has("ipip") == Some(false) {
+        if settings.encapsulate != "never" && ["ipip", "vxlan"].iter().all(|kind| has(kind) == Some(false)) {
             verdict.error(
                 node,
-                format!("--encapsulate={}, and the kernel ({kernel}) has no IPIP", settings.encapsulate),
-                "modprobe ipip; or, if the nodes of each location share a network, pass --encapsulate=never",
+                format!("--encapsulate={}, and the kernel ({kernel}) has neither IPIP nor VXLAN", settings.encapsulate),
+                "modprobe ipip, or vxlan; or, if the nodes of each location share a network, pass --encapsulate=never",
             );
         }
     }
@@ -70,7 +70,7 @@ mod tests {
         expect_only("kernel-module", Error, "node/n1", &["--encapsulate=always", "modprobe ipip"], |evidence| {
             let diagnosis = said(&mut evidence.nodes[0]);
             diagnosis.settings.as_mut().unwrap().encapsulate = "always".to_owned();
-            diagnosis.kinds.insert("ipip".to_owned(), false);
+            diagnosis.kinds.extend(["ipip", "vxlan"].map(|kind| (kind.to_owned(), false)));
         });
     }
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Check, Diagnosis, Evidence, NodeEvidence, Verdict};
+use crate::TunnelKind;
 
 pub(super) const FORWARDING: Check =
     Check::passive("forwarding", "the kernel of every node forwards packets", judge_forwarding);
@@ -15,9 +16,6 @@ pub(super) const RP_FILTER: Check = Check::passive(
 
 /// `rp_filter`: drop what arrives by another interface than the way back (ip-sysctl, RFC 3704 section 2.2).
 const STRICT: i64 = 1;
-
-/// The interface that packets inside a location are encapsulated by.
-const TUNNEL: &str = "tunl0";
 
 fn judge_forwarding(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
@@ -42,7 +40,7 @@ fn judge_forwarding(evidence: &Evidence, verdict: &mut Verdict) {
 /// the way in. It hurts where the mesh makes the two differ.
 fn judge_rp_filter(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
-        let (Some(_), Some(settings)) = (&diagnosis.interfaces, &diagnosis.settings) else {
+        let (Some(interfaces), Some(settings)) = (&diagnosis.interfaces, &diagnosis.settings) else {
             verdict.unjudged(node, "its agent does not know its interfaces");
             continue;
         };
@@ -55,9 +53,11 @@ fn judge_rp_filter(evidence: &Evidence, verdict: &mut Verdict) {
             let way_out = diagnosis.default_interface.as_deref().unwrap_or("none");
             (name.as_str(), format!("it has the endpoint's address, and the default route leaves by {way_out}"))
         });
+        let [ipip, vxlan] = [TunnelKind::Ipip, TunnelKind::Vxlan].map(TunnelKind::interface);
+        let name = if interfaces.contains_key(vxlan.as_str()) { vxlan } else { ipip };
         let tunnel = (settings.encapsulate != "never"
             && evidence.segment(node).is_some_and(|segment| segment.members.len() > 1))
-        .then(|| (TUNNEL, "what the location's other nodes send to other locations comes out of it".to_owned()));
+        .then(|| (name.as_str(), "what the location's other nodes send to other locations comes out of it".to_owned()));
         for (name, why) in uplink.into_iter().chain(tunnel) {
             match rp_filter(diagnosis, name) {
                 None => verdict.unjudged(node, format!("its agent cannot read the rp_filter of {name}")),

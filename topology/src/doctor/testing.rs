@@ -48,7 +48,7 @@ pub fn diagnosis(n: u8) -> Diagnosis {
             encapsulate: "never".to_owned(),
             wireguard: "auto".to_owned(),
         }),
-        kinds: [("wireguard".to_owned(), true), ("ipip".to_owned(), true)].into(),
+        kinds: ["wireguard", "ipip", "vxlan"].map(|kind| (kind.to_owned(), true)).into(),
         sysctls: sysctls.map(|(name, value)| (name.to_owned(), value)).into(),
         port: Some(Port { port: 51820, own: true, others: vec![] }),
         cni: Some(CniDirectory {

@@ -9,6 +9,7 @@ mod common;
 mod connect;
 mod device;
 mod disputes;
+mod encapsulation;
 mod graph;
 mod hostile;
 mod join;

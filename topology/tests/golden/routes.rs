@@ -1,10 +1,7 @@
 //! Routes, rules, addresses and masquerading of one node.
 
 use ipnet::IpNet;
-use topology::{
-    Granularity, InterfaceName, Plan,
-    plan::{Encapsulation, Strategy},
-};
+use topology::{Granularity, Plan};
 
 use crate::{
     assert_lines,
@@ -190,103 +187,6 @@ fn a_member_without_ipv6_inside_its_location_misses_ipv6_only() {
         plan.warnings,
         "node/c: kilo.squat.ai/internal-ip: no IPv6 internal IP: IPv6 does not reach its location's others",
     );
-}
-
-/// Three nodes of one location, `c` in another subnet of it.
-fn subnets() -> Cluster {
-    let mut nodes = vec![v4("a", "eu", 1), v4("b", "eu", 2), v4("c", "eu", 3), v4("x", "us", 4)];
-    nodes[2].internal_ips = nets("10.1.7.3/24");
-    nodes[3].internal_ips = nets("10.9.0.4/24");
-    Cluster::new(nodes, vec![])
-}
-
-fn encapsulated(name: &str, strategy: Strategy) -> Plan {
-    let interface = InterfaceName::from("tunl0");
-    subnets().plan_with(name, |local| local.encapsulation = Some(Encapsulation { strategy, interface }))
-}
-
-#[test]
-fn encapsulation_never_is_none() {
-    for name in ["a", "b", "c", "x"] {
-        assert_eq!(encapsulated(name, Strategy::Never), subnets().plan(name));
-    }
-}
-
-#[test]
-fn encapsulation_across_subnets() {
-    let leader = encapsulated("a", Strategy::CrossSubnet);
-    assert_lines(
-        leader.routes,
-        "10.1.7.3/32 via 10.1.7.3 dev tunl0 table 1107 proto static src 10.1.0.1 onlink
-         10.9.0.4/32 via 10.4.0.2 dev kilo0 proto static src 10.1.0.1 onlink
-         10.42.2.0/24 via 10.1.0.2 dev eth0 proto static src 10.1.0.1 onlink
-         10.42.3.0/24 via 10.1.7.3 dev tunl0 proto static src 10.1.0.1 onlink
-         10.42.4.0/24 via 10.4.0.2 dev kilo0 proto static src 10.1.0.1 onlink",
-    );
-    assert_lines(
-        leader.rules,
-        "from all to 10.1.7.3/32 iif kilo0 lookup 1107
-         from 10.42.1.0/24 to 10.1.7.3/32 lookup 1107",
-    );
-    let member = encapsulated("c", Strategy::CrossSubnet);
-    assert_lines(
-        member.routes,
-        "10.1.0.1/32 via 10.1.0.1 dev tunl0 table 1107 proto static src 10.1.7.3 onlink
-         10.1.0.2/32 via 10.1.0.2 dev tunl0 table 1107 proto static src 10.1.7.3 onlink
-         10.4.0.1/32 via 10.1.0.1 dev tunl0 proto static src 10.1.7.3 onlink
-         10.4.0.2/32 via 10.1.0.1 dev tunl0 proto static src 10.1.7.3 onlink
-         10.9.0.4/32 via 10.1.0.1 dev tunl0 proto static src 10.1.7.3 onlink
-         10.42.1.0/24 via 10.1.0.1 dev tunl0 proto static src 10.1.7.3 onlink
-         10.42.2.0/24 via 10.1.0.2 dev tunl0 proto static src 10.1.7.3 onlink
-         10.42.4.0/24 via 10.1.0.1 dev tunl0 proto static src 10.1.7.3 onlink",
-    );
-    assert_lines(
-        member.rules,
-        "from 10.42.3.0/24 to 10.1.0.1/32 lookup 1107
-         from 10.42.3.0/24 to 10.1.0.2/32 lookup 1107",
-    );
-}
-
-#[test]
-fn encapsulation_always() {
-    let member = encapsulated("b", Strategy::Always);
-    assert_lines(
-        member.routes,
-        "10.1.0.1/32 via 10.1.0.1 dev tunl0 table 1107 proto static src 10.1.0.2 onlink
-         10.1.7.3/32 via 10.1.7.3 dev tunl0 table 1107 proto static src 10.1.0.2 onlink
-         10.4.0.1/32 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink
-         10.4.0.2/32 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink
-         10.9.0.4/32 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink
-         10.42.1.0/24 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink
-         10.42.3.0/24 via 10.1.7.3 dev tunl0 proto static src 10.1.0.2 onlink
-         10.42.4.0/24 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink",
-    );
-    assert_lines(
-        member.rules,
-        "from 10.42.2.0/24 to 10.1.0.1/32 lookup 1107
-         from 10.42.2.0/24 to 10.1.7.3/32 lookup 1107",
-    );
-    assert_lines(
-        encapsulated("a", Strategy::Always).rules,
-        "from all to 10.1.0.2/32 iif kilo0 lookup 1107
-         from all to 10.1.7.3/32 iif kilo0 lookup 1107
-         from 10.42.1.0/24 to 10.1.0.2/32 lookup 1107
-         from 10.42.1.0/24 to 10.1.7.3/32 lookup 1107",
-    );
-}
-
-#[test]
-fn ipip_carries_no_ipv6() {
-    let cluster = Cluster::new(vec![node("a", "eu", 1), node("b", "eu", 2)], vec![]);
-    let encapsulation = Encapsulation { strategy: Strategy::Always, interface: "tunl0".into() };
-    let plan = cluster.plan_with("a", |local| local.encapsulation = Some(encapsulation));
-    assert_lines(
-        plan.routes,
-        "10.1.0.2/32 via 10.1.0.2 dev tunl0 table 1107 proto static src 10.1.0.1 onlink
-         10.42.2.0/24 via 10.1.0.2 dev tunl0 proto static src 10.1.0.1 onlink
-         fd42:2::/64 via fd01::2 dev eth0 proto static src fd01::1 onlink",
-    );
-    assert!(plan.rules.iter().all(|rule| matches!(rule.to, IpNet::V4(_))));
 }
 
 #[test]

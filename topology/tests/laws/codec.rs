@@ -12,7 +12,7 @@ use proptest::{
     prelude::*,
 };
 use topology::{
-    Endpoint, Granularity, PublicKey, Seconds, SecretKey,
+    Endpoint, Granularity, PublicKey, Seconds, SecretKey, TunnelKind,
     address::is_host,
     annotations::{self, Announcement, NodeObject},
     ini::{Conf, InterfaceSection, PeerSection},
@@ -84,15 +84,19 @@ fn conf() -> impl Strategy<Value = Conf> {
 fn announcement() -> impl Strategy<Value = Announcement> {
     let discovered = btree_map(key(), address(), 0..4);
     let granularity = prop_oneof![Just(Granularity::Location), Just(Granularity::Full)];
-    (option::of(endpoint()), host_nets(), key(), any::<i64>(), host_nets(), discovered, granularity).prop_map(
-        |(endpoint, internal_ips, key, last_seen, wireguard_ips, discovered_endpoints, granularity)| Announcement {
-            endpoint,
-            internal_ips,
-            key,
-            last_seen,
-            wireguard_ips,
-            discovered_endpoints,
-            granularity,
+    let tunnel = option::of(prop_oneof![Just(TunnelKind::Ipip), Just(TunnelKind::Vxlan)]);
+    (option::of(endpoint()), host_nets(), key(), any::<i64>(), host_nets(), discovered, granularity, tunnel).prop_map(
+        |(endpoint, internal_ips, key, last_seen, wireguard_ips, discovered_endpoints, granularity, tunnel)| {
+            Announcement {
+                endpoint,
+                internal_ips,
+                key,
+                last_seen,
+                wireguard_ips,
+                discovered_endpoints,
+                granularity,
+                tunnel,
+            }
         },
     )
 }
@@ -103,7 +107,8 @@ fn decode(annotations: &BTreeMap<String, String>) -> (topology::Node, Vec<topolo
     annotations::decode(&object, "")
 }
 
-const EVERY_KEY: [&str; 15] = [
+const EVERY_KEY: [&str; 16] = [
+    annotations::ENCAPSULATION_DEVICE,
     annotations::FORCE_ENDPOINT,
     annotations::FORCE_INTERNAL_IP,
     annotations::LEADER,
@@ -175,6 +180,7 @@ proptest! {
             wireguard_ips: node.wireguard_ips,
             discovered_endpoints: node.discovered_endpoints,
             granularity: node.granularity.unwrap(),
+            tunnel: node.tunnel,
         };
         prop_assert_eq!(&heard, &said);
         prop_assert_eq!(annotations::merge_patch(&annotations, &said.annotations()), None);
