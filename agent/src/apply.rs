@@ -16,6 +16,7 @@ use crate::{
     backoff::Backoff,
     device::{Device, DeviceError, DeviceFactory, Made},
     host::{Facts, Failure, Host},
+    mtu::Mtus,
 };
 
 /// The first and the longest pause before the device is made after a failure. An attempt may make an
@@ -75,10 +76,16 @@ impl<H: Host> Applier<H> {
         self.device.as_ref().map(|current| current.device.backend())
     }
 
-    /// Makes device and host what `plan` says, where there is a device.
-    pub async fn apply(&mut self, plan: &Plan, mtu: u16) -> Vec<Failure> {
+    /// Makes device and host what `plan` says, where there is a device. The tunnel inside the location is
+    /// guarded before it is there, and there before routes lead to it.
+    pub async fn apply(&mut self, plan: &Plan, mtus: Mtus) -> Vec<Failure> {
+        let mtu = mtus.device;
         let mut failures = Vec::new();
         failures.extend(self.host.set_firewall(Some(&plan.firewall)).await);
+        failures.extend(self.host.set_forwarded(Some(&plan.forwarded)).await);
+        if let Some(tunnel) = &plan.tunnel {
+            failures.extend(self.host.set_tunnel(Some((tunnel, mtus.tunnel))).await);
+        }
         if self.device.is_none() {
             let elsewhere = |route: &&Route| route.dev != self.interface;
             failures.extend(self.host.set_routes(&plan.routes.iter().filter(elsewhere).cloned().collect()).await);
@@ -96,6 +103,9 @@ impl<H: Host> Applier<H> {
             failures.extend(self.host.set_addresses(&plan.addresses).await);
             failures.extend(self.tell_device(&plan.device).await);
         }
+        if plan.tunnel.is_none() {
+            failures.extend(self.host.set_tunnel(None).await);
+        }
         failures
     }
 
@@ -109,6 +119,8 @@ impl<H: Host> Applier<H> {
     pub async fn clean_up(&mut self, delete_interface: bool) -> Vec<Failure> {
         let mut failures = self.host.set_routes(&BTreeSet::new()).await;
         failures.extend(self.host.set_rules(&BTreeSet::new()).await);
+        failures.extend(self.host.set_tunnel(None).await);
+        failures.extend(self.host.set_forwarded(None).await);
         failures.extend(self.host.set_firewall(None).await);
         self.told = DevicePlan::default();
         // The interface takes its addresses with it.

@@ -67,9 +67,13 @@ pub struct Args {
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
     pub create_interface: bool,
 
-    /// Encapsulate packets between the nodes of one location; only never is available yet
+    /// Encapsulate packets between the nodes of one location; crosssubnet: where the other is outside the node's subnet
     #[arg(long, default_value = "always", value_name = "always|crosssubnet|never")]
-    pub encapsulate: Encapsulation,
+    pub encapsulate: Encapsulate,
+
+    /// How to encapsulate, the same on all nodes of a location; auto: ipip if the kernel has it, else vxlan
+    #[arg(long, default_value = "auto", value_name = "auto|ipip|vxlan")]
+    pub encapsulation_device: EncapsulationDevice,
 
     /// Name of this node in the cluster; by default the hostname
     #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
@@ -83,7 +87,7 @@ pub struct Args {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
     pub internal_cidr: Vec<IpNet>,
 
-    /// Accept pod traffic in iptables' FORWARD chain; not available yet
+    /// Accept pod traffic in iptables' FORWARD chain, where Docker or the distribution drops by default
     #[arg(long, value_name = boolean!(), default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
     pub iptables_forward_rules: bool,
@@ -170,13 +174,24 @@ pub enum Command {
 
 /// Values of `--encapsulate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Encapsulation {
+pub enum Encapsulate {
     /// Between all nodes of a location.
     Always,
     /// Where the gateway is outside the local subnet.
     Crosssubnet,
     /// Nowhere.
     Never,
+}
+
+/// Values of `--encapsulation-device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EncapsulationDevice {
+    /// The first that the kernel has.
+    Auto,
+    /// What upstream's agents use.
+    Ipip,
+    /// What passes where the network drops IPIP.
+    Vxlan,
 }
 
 /// Values of `--wireguard`.
@@ -237,7 +252,11 @@ pub struct Options {
     /// Whose WireGuard to use.
     pub wireguard: WireGuard,
     /// When packets between nodes of one location are encapsulated.
-    pub encapsulate: Encapsulation,
+    pub encapsulate: Encapsulate,
+    /// How they are.
+    pub encapsulation_device: EncapsulationDevice,
+    /// Accept pod traffic in iptables.
+    pub iptables_forward_rules: bool,
     /// Also route between the nodes of one location.
     pub local_routes: bool,
     /// Announce the private address as endpoint.
@@ -292,6 +311,8 @@ impl Args {
             create_interface: self.create_interface,
             wireguard: self.wireguard,
             encapsulate: self.encapsulate,
+            encapsulation_device: self.encapsulation_device,
+            iptables_forward_rules: self.iptables_forward_rules,
             local_routes: self.local,
             prioritise_private_addresses: self.prioritise_private_addresses,
             listen: self.listen,
@@ -315,31 +336,10 @@ impl Args {
         if self.backend != "kubernetes" {
             return usage("--backend", format!("{:?} is unknown: the only backend is kubernetes", self.backend));
         }
-        match self.encapsulate {
-            Encapsulation::Never => {}
-            Encapsulation::Always => {
-                return usage(
-                    "--encapsulate",
-                    "always (the default) is not available in this version: pass --encapsulate=never",
-                );
-            }
-            Encapsulation::Crosssubnet => {
-                return usage(
-                    "--encapsulate",
-                    "crosssubnet is not available in this version: pass --encapsulate=never",
-                );
-            }
-        }
         if !self.compatibility.is_empty() {
             return usage(
                 "--compatibility",
                 format!("{:?} is not available in this version: leave the flag out and use --cni", self.compatibility),
-            );
-        }
-        if self.iptables_forward_rules {
-            return usage(
-                "--iptables-forward-rules",
-                "is not available in this version: accept the pod CIDRs in the FORWARD chain yourself and pass false",
             );
         }
         if !self.create_interface && self.wireguard == WireGuard::Userspace {

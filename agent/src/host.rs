@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use topology::{Firewall, InterfaceName, Route, Rule};
+use topology::{Firewall, InterfaceName, Route, Rule, Tunnel};
 
 /// One thing that could not be done; the rest was.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +69,12 @@ pub trait Host {
 
     /// Makes this our firewall table; `None` removes it.
     fn set_firewall(&mut self, wanted: Option<&Firewall>) -> impl Future<Output = Vec<Failure>>;
+
+    /// Makes this the tunnel inside the location, with an MTU in bytes; `None` removes it.
+    fn set_tunnel(&mut self, wanted: Option<(&Tunnel, u32)>) -> impl Future<Output = Vec<Failure>>;
+
+    /// Has iptables accept what is forwarded from and to these, if that is asked for; `None` undoes it.
+    fn set_forwarded(&mut self, wanted: Option<&BTreeSet<IpNet>>) -> impl Future<Output = Vec<Failure>>;
 
     /// Keeps these ranges in the CNI configuration.
     fn set_pod_ranges(&mut self, pod_cidrs: &[IpNet]) -> impl Future<Output = Vec<Failure>>;

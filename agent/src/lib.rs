@@ -10,6 +10,7 @@ pub mod debounce;
 pub mod device;
 pub mod diagnose;
 pub mod duration;
+pub mod encapsulation;
 pub mod flags;
 pub mod health;
 pub mod host;

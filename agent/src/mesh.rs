@@ -18,10 +18,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Input, Local, Node, NodeName, Plan, PublicKey, Topology, annotations,
+    Input, Local, Node, NodeName, Plan, PublicKey, Topology, TunnelKind, annotations,
     announce::{self, Findings, Identity},
     discovery::{Addresses, Candidates, choose},
     nat,
+    plan::Encapsulation,
     report::{ApiProblem, Problem, Report, unix_seconds},
 };
 use tracing::{debug, error, warn};
@@ -35,7 +36,7 @@ use crate::{
     host::{Facts, Failure, Host},
     http::Question,
     metrics::Metrics,
-    mtu,
+    mtu::{self, Mtus},
     os::watch::Change,
     resolver::{self, Resolver},
     state::{State, Time},
@@ -293,7 +294,11 @@ impl<H: Host> Mesh<H> {
             hostname: facts.hostname.clone(),
             default_interface: facts.default_interface.clone(),
             interfaces: announce::without_pod_addresses(&addresses.collect(), &own.pod_cidrs),
-            ignored: [self.options.interface.clone(), POD_BRIDGE.into()].into(),
+            ignored: [TunnelKind::Ipip, TunnelKind::Vxlan]
+                .map(TunnelKind::interface)
+                .into_iter()
+                .chain([self.options.interface.clone(), POD_BRIDGE.into()])
+                .collect(),
             internal_cidrs: self.options.internal_cidrs.clone(),
         }
     }
@@ -352,7 +357,8 @@ impl<H: Host> Mesh<H> {
             }
         };
         self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
-        failures.extend(self.applier.apply(&plan, mtu).await);
+        let tunnel = plan.tunnel.as_ref().map_or(0, |tunnel| mtu::of_tunnel(tunnel, facts));
+        failures.extend(self.applier.apply(&plan, Mtus { device: mtu, tunnel }).await);
         self.metrics.leads(plan.leader);
         report.send_modify(|report| {
             report.play(&plan, topology);
@@ -379,7 +385,10 @@ impl<H: Host> Mesh<H> {
             interface: self.options.interface.clone(),
             private_interfaces: carried.collect(),
             local_routes: self.options.local_routes,
-            encapsulation: None,
+            encapsulation: self
+                .identity
+                .tunnel
+                .map(|kind| Encapsulation { strategy: self.options.encapsulate.into(), kind }),
             cni: self.options.cni_path.is_some(),
             service_cidrs: &self.options.service_cidrs,
             discovered,

@@ -1,8 +1,12 @@
-//! The largest packet that the WireGuard interface may carry.
+//! The largest packets that the WireGuard interface and the tunnel inside the location may carry.
 
 use ipnet::IpNet;
+use topology::Tunnel;
 
-use crate::{flags::Mtu, host::Facts};
+use crate::{
+    flags::Mtu,
+    host::{Facts, Interface},
+};
 
 /// What the packets of a tunnel cost at most: IPv6, UDP and WireGuard headers (upstream's figure).
 const TUNNEL_OVERHEAD: u32 = 80;
@@ -12,6 +16,32 @@ const DEFAULT_MTU: u16 = 1420;
 
 /// Less than this, IPv6 does not work inside the tunnel (RFC 8200, section 5).
 const SMALLEST_MTU: u16 = 1280;
+
+/// The MTU of an Ethernet, where that of the interface under the tunnel is not known.
+const ETHERNET_MTU: u32 = 1500;
+
+/// The MTUs of the interfaces that are ours, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mtus {
+    /// The WireGuard interface's.
+    pub device: u16,
+    /// The tunnel's, if there is one.
+    pub tunnel: u32,
+}
+
+impl Mtus {
+    /// Those of a host that is in no location.
+    pub fn without_tunnel(device: u16) -> Self {
+        Self { device, tunnel: 0 }
+    }
+}
+
+/// The MTU of the tunnel: what fits into a packet of the interface that carries its outer address.
+pub fn of_tunnel(tunnel: &Tunnel, facts: &Facts) -> u32 {
+    let carries = |interface: &&Interface| interface.addresses.iter().any(|address| address.addr() == tunnel.local);
+    let outside = facts.interfaces.values().find(carries).map_or(ETHERNET_MTU, |interface| interface.mtu);
+    outside.saturating_sub(tunnel.kind.overhead(tunnel.local))
+}
 
 /// The MTU of the WireGuard interface: what fits into a packet of the interface that leads outside,
 /// or that carries an internal IP.
@@ -28,8 +58,37 @@ pub fn choose(wanted: Mtu, facts: &Facts, internal_ips: &[IpNet]) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use topology::TunnelKind;
+
     use super::*;
-    use crate::host::Interface;
+
+    #[test]
+    fn the_tunnels_follows_the_interface_under_it() {
+        let interface = |address: &str, mtu| Interface { index: 0, addresses: vec![address.parse().unwrap()], mtu };
+        let interfaces = [("eth0", "10.1.0.2/24", 1500), ("eth1", "10.2.0.2/24", 9000), ("eth2", "fd01::2/64", 1500)];
+        let facts = Facts {
+            interfaces: interfaces.map(|(name, address, mtu)| (name.into(), interface(address, mtu))).into(),
+            ..Facts::default()
+        };
+        for (kind, local, expected) in [
+            (TunnelKind::Ipip, "10.1.0.2", 1480),
+            (TunnelKind::Ipip, "10.2.0.2", 8980),
+            (TunnelKind::Vxlan, "10.1.0.2", 1450),
+            (TunnelKind::Vxlan, "fd01::2", 1430),
+            (TunnelKind::Vxlan, "10.9.9.9", 1450),
+        ] {
+            let tunnel = Tunnel {
+                kind,
+                interface: kind.interface(),
+                local: local.parse().unwrap(),
+                mac: topology::tunnel::Mac([2; 6]),
+                addresses: [].into(),
+                neighbours: [].into(),
+                forwarding: [].into(),
+            };
+            assert_eq!(of_tunnel(&tunnel, &facts), expected, "{kind} {local}");
+        }
+    }
 
     #[test]
     fn it_follows_the_way_out_and_stays_usable() {

@@ -20,6 +20,7 @@ use crate::{
     cluster::{self, Client},
     device::{self, DeviceFactory, choice::Choice},
     diagnose::Diagnoser,
+    encapsulation,
     flags::Options,
     health::Pulse,
     http,
@@ -63,7 +64,9 @@ async fn run(options: Options) -> Result<()> {
     let host_changes = os::watch::subscribe()?;
     let (interface, granularity, version) = (&options.interface, options.granularity, env!("CARGO_PKG_VERSION"));
     info!(node = %name, key = %key.public, %interface, %granularity, version, "agent started");
-    let factory = device_factory(&options, &key).await?;
+    let netlink = Netlink::open()?;
+    let tunnel = encapsulation::choose(options.encapsulate, options.encapsulation_device, &netlink).await?;
+    let factory = device_factory(&options, &key, netlink).await;
 
     let stop = CancellationToken::new();
     let metrics = Arc::new(Metrics::default());
@@ -90,6 +93,7 @@ async fn run(options: Options) -> Result<()> {
         port: options.port,
         granularity: options.granularity,
         prioritise_private_addresses: options.prioritise_private_addresses,
+        tunnel,
     };
     let applier = Applier::new(host, factory, options.interface.clone());
     let resolver = Resolver::new(resolver::system(), options.resync_period);
@@ -134,14 +138,14 @@ fn open_host(options: &Options, name: &NodeName) -> Result<Linux> {
         hostname: name.to_string(),
         state: Path::new(STATE_DIRECTORY).join(format!("{}.json", options.interface)),
         firewall: true,
+        forward_rules: options.iptables_forward_rules,
         conflist: options.cni_path.clone(),
     };
     Ok(Linux::open(settings)?)
 }
 
 /// What makes the kind of device that the flags and the kernel allow.
-async fn device_factory(options: &Options, key: &KeyPair) -> Result<Box<dyn DeviceFactory>> {
-    let netlink = Netlink::open()?;
+async fn device_factory(options: &Options, key: &KeyPair, netlink: Netlink) -> Box<dyn DeviceFactory> {
     let settings = device::Settings {
         interface: options.interface.clone(),
         key: key.secret.clone(),
@@ -150,7 +154,7 @@ async fn device_factory(options: &Options, key: &KeyPair) -> Result<Box<dyn Devi
     };
     let Choice { backend, reason } = device::choice::choose(options.wireguard, settings.make, &netlink).await;
     info!(wireguard = %backend, reason, "WireGuard chosen");
-    Ok(device::factory(backend, netlink, settings))
+    device::factory(backend, netlink, settings)
 }
 
 /// Runs `task`, which has no reason to end, and says so if it does.

@@ -11,7 +11,7 @@ use futures::{
 };
 use ipnet::IpNet;
 use topology::{
-    DeviceDiff, DevicePeer, DevicePlan, Firewall, InterfaceName, PeerStatistics, PublicKey, Route, Rule,
+    DeviceDiff, DevicePeer, DevicePlan, Firewall, InterfaceName, PeerStatistics, PublicKey, Route, Rule, Tunnel,
     report::Backend,
 };
 
@@ -30,6 +30,8 @@ pub struct World {
     pub routes: BTreeSet<Route>,
     pub rules: BTreeSet<Rule>,
     pub firewall: Option<Firewall>,
+    pub tunnel: Option<(Tunnel, u32)>,
+    pub forwarded: Option<BTreeSet<IpNet>>,
     pub pod_ranges: Vec<IpNet>,
     /// The device while it exists, as it was told to be.
     pub device: Option<DevicePlan>,
@@ -113,6 +115,18 @@ impl Host for Fake {
     async fn set_firewall(&mut self, wanted: Option<&Firewall>) -> Vec<Failure> {
         let World { calls, firewall, .. } = &mut *self.world();
         set(calls, "firewall", firewall, wanted.cloned());
+        Vec::new()
+    }
+
+    async fn set_tunnel(&mut self, wanted: Option<(&Tunnel, u32)>) -> Vec<Failure> {
+        let World { calls, tunnel, .. } = &mut *self.world();
+        set(calls, "tunnel", tunnel, wanted.map(|(tunnel, mtu)| (tunnel.clone(), mtu)));
+        Vec::new()
+    }
+
+    async fn set_forwarded(&mut self, wanted: Option<&BTreeSet<IpNet>>) -> Vec<Failure> {
+        // Not in the order of the calls: it is about what is not ours, and most hosts have none of it.
+        self.world().forwarded = wanted.cloned();
         Vec::new()
     }
 

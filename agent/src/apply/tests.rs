@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use topology::{DevicePeer, MAIN_TABLE, PublicKey, Route, Seconds};
+use topology::{DevicePeer, MAIN_TABLE, PublicKey, Route, Seconds, Tunnel, TunnelKind, tunnel::Mac};
 
 use super::*;
 use crate::testing::Fake;
@@ -55,7 +55,7 @@ impl Lab {
     async fn apply(&mut self, plan: &Plan) -> (Vec<Failure>, Vec<String>) {
         let facts = self.fake.world().facts.clone();
         let mut failures = Vec::from_iter(self.applier.ensure_device(1420, &facts).await);
-        failures.extend(self.applier.apply(plan, 1420).await);
+        failures.extend(self.applier.apply(plan, Mtus { device: 1420, tunnel: 1450 }).await);
         (failures, self.fake.take_calls())
     }
 
@@ -74,6 +74,32 @@ async fn routes_come_last_to_a_new_leader_and_go_first_from_an_old_one() {
     assert_eq!(lab.apply(&leader()).await, (vec![], vec![]), "nothing is left to do");
     let (_, calls) = lab.apply(&member()).await;
     assert_eq!(calls, ["routes", "link down", "addresses", "device -2 +"]);
+}
+
+#[tokio::test]
+async fn the_tunnel_is_guarded_before_it_is_there_and_there_before_routes_lead_to_it() {
+    let mut lab = Lab::new();
+    lab.apply(&member()).await;
+    let mut plan = Plan { routes: leader().routes, ..member() };
+    plan.firewall.clamp.insert("kilo-vxlan".into());
+    plan.forwarded.insert("10.42.1.0/24".parse().unwrap());
+    plan.tunnel = Some(Tunnel {
+        kind: TunnelKind::Vxlan,
+        interface: TunnelKind::Vxlan.interface(),
+        local: "10.1.0.2".parse().unwrap(),
+        mac: Mac([2; 6]),
+        addresses: BTreeSet::new(),
+        neighbours: BTreeSet::new(),
+        forwarding: BTreeSet::new(),
+    });
+    assert_eq!(lab.apply(&plan).await, (vec![], ["firewall", "tunnel", "routes"].map(str::to_owned).to_vec()));
+    assert_eq!(lab.fake.world().tunnel.as_ref().map(|(_, mtu)| *mtu), Some(1450));
+    assert_eq!(lab.fake.world().forwarded, Some(plan.forwarded.clone()));
+    assert_eq!(lab.apply(&member()).await.1, ["firewall", "routes", "tunnel"]);
+    lab.apply(&plan).await;
+    lab.applier.clean_up(false).await;
+    let world = lab.fake.world();
+    assert_eq!((&world.tunnel, &world.forwarded, &world.firewall), (&None, &None, &None));
 }
 
 #[tokio::test]

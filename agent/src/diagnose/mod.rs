@@ -45,7 +45,7 @@ const INTERFACES: usize = 64;
 
 /// Kinds of interfaces that a kernel module makes. An agent that would use one tries to make it when it
 /// starts, which loads the module if there is one.
-const KINDS: [&str; 2] = ["wireguard", "ipip"];
+const KINDS: [&str; 3] = ["wireguard", "ipip", "vxlan"];
 
 /// Where the kernel lists its modules, also those that are built in (sysfs-module).
 const MODULES: &str = "/sys/module";
@@ -187,7 +187,7 @@ mod tests {
         let settings = found.settings.unwrap();
         assert_eq!((settings.encapsulate.as_str(), settings.wireguard.as_str()), ("never", "auto"));
         assert_eq!((settings.port, settings.service_cidrs), (7, vec!["10.96.0.0/16".parse().unwrap()]));
-        assert_eq!(found.kinds.keys().map(String::as_str).collect::<Vec<_>>(), ["ipip", "wireguard"]);
+        assert_eq!(found.kinds.keys().map(String::as_str).collect::<Vec<_>>(), ["ipip", "vxlan", "wireguard"]);
         assert!(found.sysctls.contains_key("net.ipv4.ip_forward"));
         assert!(found.sysctls.contains_key("net.ipv4.conf.lo.rp_filter"));
         assert_eq!(found.port.unwrap().port, 7);

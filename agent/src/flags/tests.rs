@@ -3,7 +3,7 @@
 use super::*;
 
 fn parse(flags: &[&str]) -> Result<Options, String> {
-    let args = ["kg", "--encapsulate=never"].iter().chain(flags);
+    let args = ["kg"].iter().chain(flags);
     let args = Args::try_parse_from(args).map_err(|error| error.to_string())?;
     args.validate().map_err(|error| error.to_string())
 }
@@ -26,7 +26,9 @@ fn the_defaults_are_kilos() {
             clean_up_interface: false,
             create_interface: true,
             wireguard: WireGuard::Auto,
-            encapsulate: Encapsulation::Never,
+            encapsulate: Encapsulate::Always,
+            encapsulation_device: EncapsulationDevice::Auto,
+            iptables_forward_rules: false,
             local_routes: true,
             prioritise_private_addresses: false,
             listen: "[::]:1107".into(),
@@ -55,6 +57,10 @@ fn each_flag_does_what_it_says() {
         (&["--cni-path=/x"], |o| o.cni_path = Some("/x".into())),
         (&["--compatibility="], |_| {}),
         (&["--create-interface"], |_| {}),
+        (&["--encapsulate=never"], |o| o.encapsulate = Encapsulate::Never),
+        (&["--encapsulate=crosssubnet"], |o| o.encapsulate = Encapsulate::Crosssubnet),
+        (&["--encapsulation-device=vxlan"], |o| o.encapsulation_device = EncapsulationDevice::Vxlan),
+        (&["--iptables-forward-rules"], |o| o.iptables_forward_rules = true),
         (&["--create-interface=false"], |o| o.create_interface = false),
         (&["--hostname=a"], |o| o.node = Some("a".into())),
         (&["--hostname", "a"], |o| o.node = Some("a".into())),
@@ -105,7 +111,8 @@ fn what_cannot_be_done_is_refused_by_name() {
     for (flags, named) in [
         (&["--backend=etcd"][..], "--backend"),
         (&["--compatibility=flannel"], "--compatibility"),
-        (&["--iptables-forward-rules"], "--iptables-forward-rules"),
+        (&["--encapsulate=sometimes"], "--encapsulate"),
+        (&["--encapsulation-device=gre"], "--encapsulation-device"),
         (&["--wireguard=boringtun"], "--wireguard"),
         (&["--create-interface=false", "--wireguard=userspace"], "--create-interface"),
         (&["--clean-up-interface", "--clean-up=false"], "--clean-up-interface"),
@@ -136,14 +143,6 @@ fn what_cannot_be_done_is_refused_by_name() {
     ] {
         let error = parse(flags).unwrap_err();
         assert!(error.contains(named), "{flags:?}: {error}");
-    }
-}
-
-#[test]
-fn the_default_encapsulation_is_refused_with_advice() {
-    for flags in [&["kg"][..], &["kg", "--encapsulate=always"], &["kg", "--encapsulate=crosssubnet"]] {
-        let error = Args::try_parse_from(flags).unwrap().validate().unwrap_err().to_string();
-        assert!(error.contains("--encapsulate") && error.contains("pass --encapsulate=never"), "{error}");
     }
 }
 

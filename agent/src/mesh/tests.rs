@@ -98,6 +98,7 @@ impl Lab {
             port: 51820,
             granularity: Granularity::Location,
             prioritise_private_addresses: false,
+            tunnel: None,
         };
         let client = Client::connect(None, Some(api_server)).await.unwrap();
         let lookup: Lookup = Arc::new(|name| {

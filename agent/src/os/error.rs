@@ -3,7 +3,9 @@
 use std::{fmt, io, path::PathBuf};
 
 use ipnet::IpNet;
-use topology::{InterfaceName, KeyError, Route, Rule, cni::CniError};
+use topology::{InterfaceName, KeyError, Route, Rule, TunnelKind, cni::CniError};
+
+use super::program::Refused;
 
 /// Why a netlink request came to nothing.
 #[derive(Debug)]
@@ -162,6 +164,46 @@ pub enum Error {
         /// The beginning of what it wrote to its standard error.
         message: String,
     },
+    /// An interface has the tunnel's name and is none.
+    #[error("interface {link}: is a {kind} and not the {wanted} that --encapsulate needs: remove or rename it")]
+    NoTunnel {
+        /// Its name.
+        link: InterfaceName,
+        /// What it is.
+        kind: String,
+        /// What it should be.
+        wanted: TunnelKind,
+    },
+    /// An entry of the tunnel's tables could not be added or removed.
+    #[error("cannot {action} neighbour {entry} dev {link}: {source}")]
+    Neighbour {
+        /// `add` or `remove`.
+        action: &'static str,
+        /// The entry.
+        entry: String,
+        /// The interface.
+        link: InterfaceName,
+        /// Why.
+        source: Refusal,
+    },
+    /// A chain of iptables is in use, and the program for it is not installed.
+    #[error(
+        "--iptables-forward-rules: {program} was not found, although its FORWARD chain is in use: install iptables"
+    )]
+    NoIptables {
+        /// The program.
+        program: String,
+    },
+    /// A program of iptables refused.
+    #[error("cannot {action} the forward rules: {program}: {source}")]
+    Iptables {
+        /// What was being done.
+        action: &'static str,
+        /// The program.
+        program: String,
+        /// Why.
+        source: Refused,
+    },
     /// There is no private key in a file.
     #[error("{}: no WireGuard private key: {source}", path.display())]
     Key {
@@ -184,7 +226,8 @@ impl Error {
             | Self::Link { source, .. }
             | Self::Address { source, .. }
             | Self::Route { source, .. }
-            | Self::Rule { source, .. } => source.errno(),
+            | Self::Rule { source, .. }
+            | Self::Neighbour { source, .. } => source.errno(),
             Self::Socket(source) => source.raw_os_error(),
             _ => None,
         }

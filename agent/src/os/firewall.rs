@@ -1,19 +1,13 @@
 //! The nftables table `inet kilo`: applied in one transaction by the `nft` program (nft(8)), and
 //! compared with what was applied, so that it comes back when someone flushes or edits it.
 
-use std::{io, process::Stdio, time::Duration};
-
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use topology::{Firewall, firewall::TABLE};
 
-use super::Error;
-
-/// How long the program may take; the kernel commits even large tables within a second.
-const DEADLINE: Duration = Duration::from_secs(10);
-
-/// How much of the program's complaint is passed on, in bytes.
-const LONGEST_MESSAGE: usize = 400;
+use super::{
+    Error,
+    program::{self, Refused},
+};
 
 /// The table, and what it should be.
 #[derive(Debug, Default)]
@@ -83,36 +77,11 @@ fn drops(listing: &str) -> Option<Vec<String>> {
 
 /// Runs nft with `input` and returns its output.
 async fn run(action: &'static str, arguments: &[&str], input: &str) -> Result<String, Error> {
-    let failed = |source| Error::Nft { action, source };
-    let mut command = Command::new("nft");
-    command.args(arguments).env("LC_ALL", "C").kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = match command.spawn() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoNft),
-        child => child.map_err(failed)?,
-    };
-    let stdin = child.stdin.take();
-    let feed = async {
-        if let Some(mut stdin) = stdin {
-            // A program that ends early says why on its standard error; a broken pipe says less.
-            _ = stdin.write_all(input.as_bytes()).await;
-        }
-    };
-    // Both at once: a program that writes before it has read everything must not wait for us.
-    let (output, ()) = timeout(DEADLINE, async { tokio::join!(child.wait_with_output(), feed) })
-        .await
-        .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
-    let output = output.map_err(failed)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(Error::Firewall { action, message: excerpt(&output.stderr) })
-}
-
-/// The beginning of `text`, on one line.
-fn excerpt(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text.get(..LONGEST_MESSAGE).unwrap_or(text));
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    program::run("nft", arguments, input).await.map_err(|refused| match refused {
+        Refused::Missing => Error::NoNft,
+        Refused::Broken(source) => Error::Nft { action, source },
+        Refused::Said(message) => Error::Firewall { action, message },
+    })
 }
 
 #[cfg(test)]

@@ -3,14 +3,15 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use ipnet::IpNet;
-use topology::{Firewall, InterfaceName, Route, Rule};
+use topology::{Firewall, InterfaceName, Route, Rule, Tunnel};
 
 use super::{
     Error, Netlink, addresses, cni,
     facts::{self, Hostname},
     firewall::Table,
-    links,
+    iptables, links,
     ownership::Ownership,
+    tunnel,
 };
 use crate::{
     host::{Facts, Failure, Host},
@@ -24,10 +25,12 @@ pub struct Settings {
     pub interface: InterfaceName,
     /// The node's name.
     pub hostname: String,
-    /// Where the routes and rules that we made are remembered.
+    /// Where what we made and cannot be told from others' is remembered.
     pub state: PathBuf,
     /// Whether there is to be a firewall table; if not, nftables is not touched.
     pub firewall: bool,
+    /// Whether iptables is told what we forward.
+    pub forward_rules: bool,
     /// The CNI configuration to keep; `None` leaves CNI to others.
     pub conflist: Option<PathBuf>,
 }
@@ -39,6 +42,7 @@ pub struct Linux {
     hostname: Hostname,
     ownership: Ownership,
     table: Option<Table>,
+    forward_rules: bool,
     conflist: Option<PathBuf>,
 }
 
@@ -51,6 +55,7 @@ impl Linux {
             hostname: Hostname::new(settings.hostname, resolver::system()),
             ownership: Ownership::load(&settings.state)?,
             table: settings.firewall.then(Table::default),
+            forward_rules: settings.forward_rules,
             conflist: settings.conflist,
         })
     }
@@ -59,6 +64,36 @@ impl Linux {
         let link = links::expect(&self.netlink, &self.interface).await?;
         links::set_mtu(&self.netlink, &link, mtu.into()).await?;
         links::set_up(&self.netlink, &link, up).await
+    }
+
+    async fn try_set_tunnel(&mut self, wanted: Option<(&Tunnel, u32)>) -> Vec<Error> {
+        let name = wanted.map(|(tunnel, _)| &tunnel.interface);
+        if let Some(old) = self.ownership.tunnel().filter(|old| Some(*old) != name) {
+            let errors = tunnel::remove(&self.netlink, old).await;
+            if !errors.is_empty() {
+                return errors;
+            }
+        }
+        // Remembered before it exists: whoever comes after a crash must know it as ours.
+        let mut errors = Vec::from_iter(self.ownership.own_tunnel(name).err());
+        if let Some((tunnel, mtu)) = wanted {
+            errors.extend(tunnel::set(&self.netlink, tunnel, mtu).await);
+        }
+        errors
+    }
+
+    async fn try_set_forwarded(&mut self, wanted: Option<&BTreeSet<IpNet>>) -> Vec<Error> {
+        let wanted = wanted.filter(|_| self.forward_rules);
+        if wanted.is_none() && !self.ownership.has_forward_rules() {
+            return Vec::new();
+        }
+        let mut errors = Vec::from_iter(wanted.and_then(|_| self.ownership.own_forward_rules(true).err()));
+        let failures = iptables::set(wanted).await;
+        if wanted.is_none() && failures.is_empty() {
+            errors.extend(self.ownership.own_forward_rules(false).err());
+        }
+        errors.extend(failures);
+        errors
     }
 }
 
@@ -99,6 +134,14 @@ impl Host for Linux {
             None => table.remove().await,
         };
         failures("firewall", result.err())
+    }
+
+    async fn set_tunnel(&mut self, wanted: Option<(&Tunnel, u32)>) -> Vec<Failure> {
+        failures("tunnel", self.try_set_tunnel(wanted).await)
+    }
+
+    async fn set_forwarded(&mut self, wanted: Option<&BTreeSet<IpNet>>) -> Vec<Failure> {
+        failures("iptables", self.try_set_forwarded(wanted).await)
     }
 
     async fn set_pod_ranges(&mut self, pod_cidrs: &[IpNet]) -> Vec<Failure> {

@@ -1,8 +1,8 @@
-//! Which routes and rules of the host are ours.
+//! Which routes, rules, tunnel and iptables' rules of the host are ours.
 //!
 //! Protocol `static` is what administrators use too, so the kernel's lists do not tell whose a route
-//! is. We remember what we made, in a file so that it survives our own death. Routes and rules do not
-//! survive the machine's, hence the file holds good only for one boot (`boot_id`, random(4)).
+//! is, nor who has `tunl0` in use. We remember what we made, in a file so that it survives our own death.
+//! None of it survives the machine's, hence the file holds good only for one boot (`boot_id`, random(4)).
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use topology::{Route, Rule, SetDiff};
+use topology::{InterfaceName, Route, Rule, SetDiff};
 
 use super::{
     Error, Netlink,
@@ -77,6 +77,10 @@ struct Stored {
     boot: String,
     routes: Vec<StoredRoute>,
     rules: Vec<StoredRule>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tunnel: Option<String>,
+    #[serde(default)]
+    forward_rules: bool,
 }
 
 /// What we made, and the file that remembers it.
@@ -93,6 +97,8 @@ pub struct Ownership {
 struct Owned {
     routes: BTreeSet<Route>,
     rules: BTreeSet<Rule>,
+    tunnel: Option<InterfaceName>,
+    forward_rules: bool,
 }
 
 impl Ownership {
@@ -150,6 +156,28 @@ impl Ownership {
         errors
     }
 
+    /// The tunnel interface that we made, or took into use.
+    pub fn tunnel(&self) -> Option<&InterfaceName> {
+        self.owned.tunnel.as_ref()
+    }
+
+    /// Remembers that this is our tunnel interface, or that there is none any more.
+    pub fn own_tunnel(&mut self, name: Option<&InterfaceName>) -> Result<(), Error> {
+        self.owned.tunnel = name.cloned();
+        self.save()
+    }
+
+    /// Whether iptables may have rules of ours.
+    pub fn has_forward_rules(&self) -> bool {
+        self.owned.forward_rules
+    }
+
+    /// Remembers whether iptables may have rules of ours.
+    pub fn own_forward_rules(&mut self, owned: bool) -> Result<(), Error> {
+        self.owned.forward_rules = owned;
+        self.save()
+    }
+
     /// Writes the file if it does not say this already; there is none while nothing is owned.
     fn save(&mut self) -> Result<(), Error> {
         if self.saved.as_ref() == Some(&self.owned) {
@@ -182,6 +210,8 @@ fn read(text: &[u8], boot: &str) -> Option<Owned> {
     Some(Owned {
         routes: stored.routes.into_iter().map(route).collect(),
         rules: stored.rules.into_iter().map(rule).collect(),
+        tunnel: stored.tunnel.map(Into::into),
+        forward_rules: stored.forward_rules,
     })
 }
 
@@ -198,6 +228,8 @@ fn write(owned: &Owned, boot: &str) -> io::Result<Vec<u8>> {
         boot: boot.to_owned(),
         routes: owned.routes.iter().map(route).collect(),
         rules: owned.rules.iter().map(rule).collect(),
+        tunnel: owned.tunnel.as_ref().map(InterfaceName::to_string),
+        forward_rules: owned.forward_rules,
     };
     Ok(serde_json::to_vec(&stored)?)
 }
@@ -273,6 +305,8 @@ mod tests {
                 unless_mark: Some(1108),
                 table: 1107,
             }]),
+            tunnel: Some("tunl0".into()),
+            forward_rules: true,
         };
         let text = write(&owned, "boot-1").unwrap();
         assert_eq!(read(&text, "boot-1"), Some(owned));

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, fmt::Write, process::Command};
 
 use agent::os::firewall::Table;
-use topology::Firewall;
+use topology::{Firewall, TunnelKind, firewall::Guard};
 
 use crate::namespace::{inside, run, set};
 
@@ -19,6 +19,8 @@ fn firewall() -> Firewall {
         masquerade_from: nets(&["10.42.0.0/24", "fd42::/64"]),
         masquerade_to: nets(&["10.1.0.9/32"]),
         known: nets(&["10.42.0.0/16", "10.4.0.1/32", "fd42::/48"]),
+        guard: Some(Guard { kind: TunnelKind::Vxlan, from: nets(&["10.1.0.3/32", "fd01::3/128"]) }),
+        clamp: ["kilo0".into(), "kilo-vxlan".into()].into(),
     }
 }
 

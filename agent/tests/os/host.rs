@@ -10,7 +10,14 @@ use agent::{
 use crate::namespace::{inside, ip, lines, no_errors, route, set, wire};
 
 fn settings(state: PathBuf) -> Settings {
-    Settings { interface: "kilo0".into(), hostname: "localhost".into(), state, firewall: true, conflist: None }
+    Settings {
+        interface: "kilo0".into(),
+        hostname: "localhost".into(),
+        state,
+        firewall: true,
+        forward_rules: true,
+        conflist: None,
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use agent::{
     debounce::Debounce,
     device,
     host::{Facts, Failure, Host},
+    mtu::Mtus,
     os::{self, Linux, Netlink, Settings, routes, rules},
     resolver::{self, Resolver},
     state::{State, Time},
@@ -110,6 +111,7 @@ impl Tunnel {
             hostname: "localhost".to_owned(),
             state: options.state.clone(),
             firewall: false,
+            forward_rules: false,
             conflist: None,
         })?;
         let mut failures = host.set_routes(&BTreeSet::new()).await;
@@ -265,7 +267,7 @@ impl Tunnel {
             plan = Plan::for_machine(&topology, &machine)?;
         }
         let mut failures = Vec::from_iter(self.applier.ensure_device(self.options.mtu, &facts).await);
-        failures.extend(self.applier.apply(&plan, self.options.mtu).await);
+        failures.extend(self.applier.apply(&plan, Mtus::without_tunnel(self.options.mtu)).await);
         self.said.warnings(topology.warnings.iter().chain(&plan.warnings));
         self.tell_first(&plan, &failures);
         self.names = names(&topology);

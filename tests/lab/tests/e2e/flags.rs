@@ -5,15 +5,10 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 /// Flags, and what the refusal has to name.
-const REFUSED: [(&[&str], &str); 11] = [
-    (&["--encapsulate=always"], "--encapsulate"),
-    (&["--encapsulate=crosssubnet"], "--encapsulate"),
-    // Kilo's default, which is not ours yet.
-    (&[], "--encapsulate"),
+const REFUSED: [(&[&str], &str); 7] = [
+    (&["--encapsulate=sometimes"], "--encapsulate"),
     (&["--encapsulate=never", "--compatibility=flannel"], "--compatibility"),
     (&["--encapsulate=never", "--compatibility=cilium"], "--compatibility"),
-    (&["--encapsulate=never", "--iptables-forward-rules"], "--iptables-forward-rules"),
-    (&["--encapsulate=never", "--iptables-forward-rules=true"], "--iptables-forward-rules"),
     (&["--encapsulate=never", "--create-interface=false", "--wireguard=userspace"], "--create-interface"),
     (&["--encapsulate=never", "--backend=etcd"], "--backend"),
     (&["webhook", "--cert-file=a", "--key-file=b"], "webhook"),
