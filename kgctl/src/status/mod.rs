@@ -113,13 +113,12 @@ struct Objects {
 /// Shows the status, or goes on showing it.
 pub async fn run(command: &Command, global: &Global) -> anyhow::Result<Outcome> {
     let client = global.client().await?;
-    let agents = (!command.no_agents).then(|| Agents::new(client.clone(), &command.reach));
     if command.watch {
-        return watch::run(command, global, client, agents).await;
+        return watch::run(command, global, client).await;
     }
     let objects = Objects::list(&client).await?;
     command.check_names(&objects, &Options::now(global)?)?;
-    let answers = command.ask(agents.as_ref(), &objects, global).await?;
+    let answers = command.ask(&client, &objects, global).await?;
     let status = command.status(&objects, &answers, &Options::now(global)?);
     outcome::print(&command.render(&status, true)?)?;
     Ok(if status.troubles.is_empty() { Outcome::Done } else { Outcome::Negative })
@@ -163,8 +162,11 @@ impl Command {
     }
 
     /// What the agents of the chosen nodes say.
-    async fn ask(&self, agents: Option<&Agents>, objects: &Objects, global: &Global) -> anyhow::Result<Answers> {
-        let Some(agents) = agents else { return Ok(Answers::new()) };
+    async fn ask(&self, client: &Client, objects: &Objects, global: &Global) -> anyhow::Result<Answers> {
+        if self.no_agents {
+            return Ok(Answers::new());
+        }
+        let agents = Agents::new(client.clone(), &self.reach);
         let (census, choice) = (objects.census(&Options::now(global)?), self.choice());
         let chosen = |record: &&NodeRecord| {
             let mut nodes = census.nodes.iter();

@@ -21,7 +21,6 @@ use crate::{
     cli::Global,
     mesh::{self, Options},
     outcome::Outcome,
-    reach::Agents,
     terminal,
 };
 
@@ -96,22 +95,17 @@ fn apply<T: PartialEq>(known: &mut BTreeMap<String, T>, change: Change<T>, name:
 }
 
 /// Shows the status until nobody reads it any more.
-pub async fn run(
-    command: &Command,
-    global: &Global,
-    client: Client,
-    agents: Option<Agents>,
-) -> anyhow::Result<Outcome> {
+pub async fn run(command: &Command, global: &Global, client: Client) -> anyhow::Result<Outcome> {
     // What is wrong at the beginning is a failure, not something to wait for.
     let first = Objects::list(&client).await?;
     command.check_names(&first, &Options::now(global)?)?;
     let (sender, mut events) = mpsc::channel(QUEUE);
     let (_renewal, renewed) = watch::channel(());
     tokio::spawn(watch_nodes(client.clone(), sender.clone(), renewed.clone()));
-    tokio::spawn(watch_peers(client, sender, renewed));
+    tokio::spawn(watch_peers(client.clone(), sender, renewed));
     let mut known = Known::default();
     let mut answers = Answers::new();
-    let mut asking = Box::pin(ask(command, agents.as_ref(), global, first, Instant::now()));
+    let mut asking = Box::pin(ask(command, &client, global, first, Instant::now()));
     let mut show_at = None;
     loop {
         tokio::select! {
@@ -122,7 +116,7 @@ pub async fn run(
             }
             answered = &mut asking => {
                 answers = answered?;
-                asking.set(ask(command, agents.as_ref(), global, known.objects(), Instant::now() + POLL));
+                asking.set(ask(command, &client, global, known.objects(), Instant::now() + POLL));
                 show_at.get_or_insert(Instant::now());
             }
             () = until(show_at) => {
@@ -139,13 +133,13 @@ pub async fn run(
 /// What the agents say, asked at `at`.
 async fn ask(
     command: &Command,
-    agents: Option<&Agents>,
+    client: &Client,
     global: &Global,
     objects: Objects,
     at: Instant,
 ) -> anyhow::Result<Answers> {
     sleep_until(at).await;
-    command.ask(agents, &objects, global).await
+    command.ask(client, &objects, global).await
 }
 
 async fn until(at: Option<Instant>) {
