@@ -167,7 +167,7 @@ mod tests {
                 "unknown  agent",
                 "unknown  node/n2, because its agent did not answer",
                 "warning  forward-policy",
-                &text.lines().rev().find(|line| line.starts_with("ok ")).unwrap(),
+                text.lines().rev().find(|line| line.starts_with("ok ")).unwrap(),
                 &format!("{} checks", CHECKS.len()),
             ],
             "{text}"
