@@ -3,12 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use agent::cluster::NodeRecord;
-use serde::de::DeserializeOwned;
+use futures::future::join_all;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
-use topology::{
-    NodeName,
-    probe::{PATH, Request},
-};
+use topology::{NodeName, doctor::Probe, probe::PATH};
 
 use crate::reach::{Agents, Unreachable};
 
@@ -34,8 +33,26 @@ impl<'a> Probers<'a> {
         Self { agents, nodes }
     }
 
+    /// What agents answer to `probes`, round after round; each only once, however often it is wanted.
+    pub async fn run(&self, mut probes: Vec<Probe>) -> Vec<(Probe, Result<Value, String>)> {
+        let mut unique: Vec<Probe> = Vec::new();
+        probes.sort_by_key(|probe| probe.round);
+        for probe in probes {
+            if !unique.contains(&probe) {
+                unique.push(probe);
+            }
+        }
+        let mut answers = Vec::new();
+        for round in unique.chunk_by(|a, b| a.round == b.round) {
+            let asked =
+                round.iter().map(|probe| async { (probe.clone(), self.ask(&probe.from, &probe.request).await) });
+            answers.extend(join_all(asked).await);
+        }
+        answers
+    }
+
     /// What the agent of `node` answers to `request`; why it does not, in words for people.
-    pub async fn ask<T: DeserializeOwned>(&self, node: &NodeName, request: &Request) -> Result<T, String> {
+    pub async fn ask<T: DeserializeOwned>(&self, node: &NodeName, request: &impl Serialize) -> Result<T, String> {
         let record = self.nodes.get(node).ok_or_else(|| format!("there is no Node {node}"))?;
         let begin = Instant::now();
         loop {

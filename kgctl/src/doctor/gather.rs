@@ -6,7 +6,6 @@ use std::{
 };
 
 use agent::cluster::{ApiError, Client, NodeRecord, PeerRecord};
-use futures::future::join_all;
 use topology::{
     Granularity, Input, Node, Peer, Topology, Warning,
     doctor::{
@@ -19,14 +18,12 @@ use topology::{
 use crate::{
     cli::Global,
     mesh::{self, Options},
+    probe::Probers,
     reach::{Agents, Reach, Unreachable, each},
 };
 
 /// How long all agents together may take to say how they are.
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// Where agents are asked to try something, and how long that may take.
-const PROBE: (&str, Duration) = (topology::probe::PATH, Duration::from_secs(25));
 
 type Diagnoses = BTreeMap<String, Result<(Diagnosis, ClockReading), Unreachable>>;
 
@@ -40,7 +37,7 @@ pub async fn gather(global: &Global, reach: &Reach, checks: &[Check]) -> anyhow:
     let mut evidence = evidence(&nodes, peers, diagnoses, &Options::now(global)?)?;
     evidence.api_clock = api_clock;
     let wanted: Vec<Probe> = checks.iter().flat_map(|check| (check.probes)(&evidence)).collect();
-    evidence.probes = join_all(wanted.into_iter().map(|probe| try_out(&agents, &nodes, probe))).await;
+    evidence.probes = Probers::new(&agents, &nodes).run(wanted).await;
     Ok(evidence)
 }
 
@@ -117,15 +114,6 @@ async fn api_clock(client: &Client) -> Option<ClockReading> {
     let asked = clock_ms();
     let seconds = client.clock().await.ok().flatten()?;
     Some(ClockReading { theirs: seconds.saturating_mul(1000), asked, answered: clock_ms() })
-}
-
-async fn try_out(agents: &Agents, nodes: &[NodeRecord], probe: Probe) -> (Probe, Result<serde_json::Value, String>) {
-    let (path, patience) = PROBE;
-    let answer = match nodes.iter().find(|node| node.name == probe.from.as_str()) {
-        Some(node) => agents.post(node, path, &probe.request, patience).await.map_err(|error| error.to_string()),
-        None => Err(format!("there is no Node {}", probe.from)),
-    };
-    (probe, answer)
 }
 
 /// Unix milliseconds by the local clock; 0 before 1970.

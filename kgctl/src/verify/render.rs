@@ -52,19 +52,56 @@ fn role(finding: &Finding, node: &NodeName) -> &'static str {
 }
 
 fn counts(finding: &Finding, node: &NodeName, seen: &Sightings) -> String {
+    let Sightings { tunnel, sealed, readable, pods, .. } = seen;
     let mut counts = if *node == finding.from_leader {
-        let (tunnel, sealed) = (seen.tunnel.sent, seen.sealed.sent);
-        format!("{tunnel} went into the tunnel, {sealed} WireGuard messages of that size left")
+        format!(
+            "{} went into the tunnel, {} WireGuard messages of that size left; in clear {} left",
+            tunnel.sent, sealed.sent, readable.sent
+        )
     } else if *node == finding.to_leader {
-        let (tunnel, sealed) = (seen.tunnel.received, seen.sealed.received);
-        format!("{sealed} WireGuard messages of that size arrived, {tunnel} came out of the tunnel")
+        format!(
+            "{} WireGuard messages of that size arrived, {} came out of the tunnel; in clear {} arrived",
+            sealed.received, tunnel.received, readable.received
+        )
     } else {
-        format!("{} arrived from its leader", seen.readable.received)
+        format!("{} arrived in clear from the leader, inside the location", readable.received)
     };
-    let (readable, pods) = (seen.readable.sent + seen.readable.received, seen.pods.sent + seen.pods.received);
-    _ = write!(counts, "; in clear: {readable} marked, {pods} others between pods");
+    if pods.sent + pods.received > 0 {
+        _ = write!(counts, "; {} other packets between pods in clear", pods.sent + pods.received);
+    }
     if seen.missed > 0 {
         _ = write!(counts, "; {} packets passed unseen", seen.missed);
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use topology::probe::{Family, Sent, mark::Ways};
+
+    #[test]
+    fn the_verdict_comes_first_and_the_evidence_below_it() {
+        let ways = |sent, received| Ways { sent, received };
+        let leader =
+            Sightings { tunnel: ways(20, 0), readable: ways(0, 20), sealed: ways(20, 0), ..Sightings::default() };
+        let target = Sightings { tunnel: ways(0, 19), sealed: ways(0, 20), pods: ways(0, 2), ..Sightings::default() };
+        let finding = Finding {
+            from_leader: "a1".into(),
+            verdict: Encryption::Clear("2 packets".to_owned()),
+            sent: Some(Sent { from: [10, 42, 2, 1].into(), to: [10, 42, 3, 1].into(), datagrams: 20 }),
+            seen: [("a1".into(), leader), ("b1".into(), target)].into(),
+            ..Finding::new(&"a2".into(), &"b1".into(), Some(Family::Ipv4))
+        };
+        let unknown = Finding::new(&"a1".into(), &"c1".into(), None);
+        let expected = "\
+a2 -> b1 IPv4: NOT ENCRYPTED: 2 packets
+    20 marked datagrams of 640 bytes from 10.42.2.1 to 10.42.3.1
+    on a1 (leader): 20 went into the tunnel, 20 WireGuard messages of that size left; in clear 0 left
+    on b1: 20 WireGuard messages of that size arrived, 19 came out of the tunnel; in clear 0 arrived; 2 other packets between pods in clear
+a1 -> c1: unknown: nothing was tried
+0 encrypted, 1 not encrypted, 1 unknown
+";
+        assert_eq!(text(&[finding, unknown]), expected);
+    }
 }

@@ -149,7 +149,8 @@ impl Pair<'_> {
             addresses: interfaces.flat_map(|interface| interface.addresses.iter().copied()).collect(),
             bound: diagnosis.port.as_ref().map(|port| port.own),
             arrived: seen.knocks.contains_key(&self.observer.node.name),
-            asked: seen.initiations.received > 0,
+            // An answer to its own question tells, too: had it got that, the tunnel would be alive.
+            asked: seen.initiations.received > 0 || seen.responses.received > 0,
             answered: seen.responses.sent > 0,
         })
     }

@@ -47,8 +47,13 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict, subject: Subject) {
                 (true, _, tunnel) => judge_behind_nat(evidence, verdict, subject, pair, tunnel),
                 (false, Reach::Open, tunnel) => judge_open(evidence, verdict, subject, pair, tunnel),
                 (false, Reach::Unclear, _) => {
-                    let why = "datagrams arrive, and nobody asked for a session while it was watched: try again";
+                    let why =
+                        "datagrams arrive, and nobody asked for a new session while it was watched: try again soon";
                     verdict.unjudged(pair.target, why);
+                }
+                (false, fault, _) if is_on_the_way(fault) && is_suspect(evidence, pair) => {
+                    verdict
+                        .unjudged(pair.target, format!("{}, which looks at it, is not reached itself", pair.observer));
                 }
                 (false, fault, tunnel) => {
                     let at = reach.knocked.endpoint.map(|at| at.to_string());
@@ -107,6 +112,22 @@ fn is_reached(evidence: &Evidence, pair: &Pair<'_>) -> bool {
     let ways = [Some(back), to_observer].into_iter().flatten();
     is_behind_nat(pair.observer)
         || ways.filter_map(|way| way.reach(evidence)?.ok()).all(|reach| reach.reach() == Reach::Open)
+}
+
+/// Faults that may as well be where the observer is.
+fn is_on_the_way(reach: Reach) -> bool {
+    use Reach::{DroppedOnTheWay, Lost, NoRoute, Refused, RejectedOnTheWay};
+    matches!(reach, DroppedOnTheWay | Lost | NoRoute | Refused | RejectedOnTheWay)
+}
+
+/// Whether a third node has trouble with the pair's observer, too.
+fn is_suspect(evidence: &Evidence, pair: &Pair<'_>) -> bool {
+    let looks_at_observer = |other: &Pair<'_>| {
+        other.target.node.name == pair.observer.node.name && other.observer.node.name != pair.target.node.name
+    };
+    let third = pairs(evidence).into_iter().find(looks_at_observer);
+    let reach = third.and_then(|third| third.reach(evidence)?.ok());
+    !is_behind_nat(pair.observer) && reach.is_some_and(|reach| !matches!(reach.reach(), Reach::Open | Reach::Unclear))
 }
 
 fn describe(reach: Reach, pair: &Pair<'_>, at: &str, seen_at: Option<String>) -> Fault {
@@ -244,6 +265,21 @@ mod tests {
                 &[words, "203.0.113.2:51820", "allow UDP port 51820"],
             );
         }
+    }
+
+    #[test]
+    fn a_node_that_is_cut_off_is_not_blamed_on_those_that_it_looks_at() {
+        // n1 looks at n3, n2 at n1, n3 at n2: nothing gets to n2 or from there.
+        let cut_off = |from: &str, request: &Request| {
+            let mut answer = trouble_at_n2("silent", false, false)(from, request);
+            if let (Request::Count { .. }, Some(knocks)) = (request, answer["knocks"].as_object_mut()) {
+                knocks.remove("n2");
+            }
+            answer
+        };
+        let (findings, unjudged) = tried(|_| {}, cut_off);
+        expect_one(&findings, "udp-port", Error, "node/n2", &["lost"]);
+        assert!(unjudged.contains(&("udp-port", "node/n1".to_owned())), "{unjudged:?}");
     }
 
     #[test]

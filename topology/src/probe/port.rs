@@ -32,9 +32,9 @@ pub struct Host {
     pub bound: Option<bool>,
     /// Whether it saw the other node's datagrams arrive, before its own firewall did.
     pub arrived: bool,
-    /// Whether it saw somebody ask for a WireGuard session, before its own firewall did.
+    /// Whether it saw messages of a WireGuard handshake arrive, before its own firewall did.
     pub asked: bool,
-    /// Whether its WireGuard answered somebody.
+    /// Whether its WireGuard answered somebody who asked for a session.
     pub answered: bool,
 }
 
@@ -63,7 +63,7 @@ pub enum Reach {
     Refused,
     /// It is lost; the node's agent cannot say whether before the node.
     Lost,
-    /// The datagram arrives, and whether its WireGuard gets it cannot be told: nobody asked for a session.
+    /// The datagram arrives, and whether its WireGuard gets it cannot be told: nobody shook hands.
     Unclear,
     /// The endpoint's name is not resolved.
     Unresolved,

@@ -23,6 +23,7 @@ mod names;
 mod nat;
 mod outage;
 mod peers;
+mod probes;
 mod repair;
 mod status;
 mod support;
