@@ -10,17 +10,19 @@ use topology::graph::TextOptions;
 /// How wide a terminal is taken to be that does not say.
 const USUAL_WIDTH: usize = 80;
 
-/// How many columns it has; `None` if stdout is none.
+/// How many columns it has; `None` if stdout is none or does not know.
 pub fn width() -> Option<usize> {
-    size().map(|(columns, _)| columns)
+    window().map(|(columns, _)| columns).filter(|columns| *columns > 0)
 }
 
-/// How many columns and lines it has; `None` if stdout is none.
+/// How many columns and lines it has; `None` if stdout is none or does not know.
 pub fn size() -> Option<(usize, usize)> {
-    let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
-    // One that does not know its size says 0.
-    let known = stdout().is_terminal() && size.ws_col > 0 && size.ws_row > 0;
-    known.then_some((size.ws_col.into(), size.ws_row.into()))
+    window().filter(|(columns, lines)| *columns > 0 && *lines > 0)
+}
+
+fn window() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(stdout()).ok().filter(|_| stdout().is_terminal())?;
+    Some((size.ws_col.into(), size.ws_row.into()))
 }
 
 /// What text made for stdout may contain.

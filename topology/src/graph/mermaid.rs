@@ -149,13 +149,14 @@ fn quoted(text: &str) -> String {
 }
 
 /// Mermaid reads Markdown and HTML in labels and has character references of its own, `#35;` by decimal
-/// number: everything that could mean something is written as one. `1. a` would be a list.
+/// number: everything that could mean something is written as one. A space can: `1. a` would be a list, and
+/// `direction TB` is a command wherever in a line it stands.
 fn escaped(text: &str) -> String {
     let mut out = String::new();
     for c in printable(text).chars() {
-        let follows_point = c == ' ' && out.ends_with(['.', '-']);
+        let means_something = c == ' ' && [".", "-", "direction"].iter().any(|word| out.ends_with(word));
         let is_plain = c.is_alphanumeric() || " -.:/,()\u{fffd}".contains(c);
-        if is_plain && !follows_point {
+        if is_plain && !means_something {
             out.push(c);
         } else {
             _ = write!(out, "#{};", u32::from(c));

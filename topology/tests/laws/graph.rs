@@ -36,7 +36,7 @@ fn hostile() -> impl Strategy<Value = String> {
         4 => "[a-z]{1,9}(-[a-z0-9]{1,5}){0,2}",
         1 => "[a-z0-9.-]{60,253}",
         1 => "[\"'<>&;#`\\\\\\[\\]{}()|%-]{1,20}",
-        1 => "(\\]\\]>|</title>|<script>|end|%%|click|-->|1\\. |\"\\]|\u{1b}\\[31m|\u{9b}31m|\u{202e}|\r|\n|\t|\0|東京|é|👩‍👩‍👧){1,6}",
+        1 => "(\\]\\]>|</title>|<script>|end|%%|click|direction TB|-->|1\\. |\"\\]|\u{1b}\\[31m|\u{9b}31m|\u{202e}|\r|\n|\t|\0|東京|é|👩‍👩‍👧){1,6}",
         1 => any::<String>(),
     ]
 }
@@ -281,6 +281,8 @@ proptest! {
                 let rest = quoted.replace("<br/>", "");
                 prop_assert!(!rest.contains(['<', '>', '`', '&', '[', ']', '{', '}', '|', '%']), "{}", line);
                 prop_assert!(rest.chars().all(visible), "{:?}", line);
+                // What mermaid reads even inside of strings.
+                prop_assert!(!["direction ", ". ", "- "].iter().any(|word| rest.contains(word)), "{}", line);
             }
             let outside: String = parts.iter().step_by(2).copied().collect();
             prop_assert!(outside.is_ascii(), "{}", line);

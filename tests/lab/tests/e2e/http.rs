@@ -42,6 +42,8 @@ fn metrics_and_health_tell_how_it_is() -> Result<()> {
             wait(lab, "reconciles are counted", || Ok(metric(lab, node, "kilo_reconciles_total")? > reconciles))?;
             ensure!(status(lab, node, "/health")? == "200");
             ensure!(status(lab, node, "/nothing")? == "404");
+            let picture = get(lab, node, "/graph")?;
+            ensure!(picture.contains("data-node=\"rome-1\"") && picture.contains("data-peer=\"laptop\""), "{picture}");
         }
 
         errors_are_counted(lab)?;

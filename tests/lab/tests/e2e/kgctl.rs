@@ -64,6 +64,15 @@ fn the_mesh_is_shown_as_it_is() -> Result<()> {
             let word = word.split('/').next().unwrap_or_default();
             ensure!(dot.contains(word), "{word} is missing in:\n{dot}");
         }
+
+        let document: serde_json::Value = serde_json::from_str(&lab.kgctl(&["graph", "-o", "json"])?)?;
+        for leader in ["paris-1", "oslo-1", "home-1"] {
+            let nodes = document["nodes"].as_array().into_iter().flatten();
+            let shown = nodes.filter(|node| node["name"] == leader && node["leader"] == true);
+            let addresses: Vec<_> = shown.filter_map(|node| node["wireGuardIPs"][0].as_str()).collect();
+            let announced = annotation(lab, leader, "wireguard-ip")?;
+            ensure!(announced.split('/').next() == addresses.first().copied(), "{leader}: {announced}: {document}");
+        }
         Ok(())
     })
 }

@@ -114,37 +114,35 @@ impl<'a> Group<'a> {
         i32::try_from(columns).unwrap_or(i32::MAX / 10_000) * (self.column + GAP) - GAP
     }
 
-    fn row_heights(&self, width: i32) -> impl Iterator<Item = i32> {
-        let rows = self.cards.chunks(self.columns(width));
-        rows.map(|row| row.iter().map(|card| card.rect.h).max().unwrap_or_default())
+    /// The column of each card and where in it the card begins, and the height of all: each goes where
+    /// the least is.
+    fn stack(&self, width: i32) -> (Vec<(usize, i32)>, i32) {
+        let mut heights = vec![0; self.columns(width).min(self.cards.len()).max(1)];
+        let mut places = Vec::new();
+        for card in &self.cards {
+            let shortest = (0..heights.len()).min_by_key(|column| heights[*column]).unwrap_or_default();
+            places.push((shortest, heights[shortest]));
+            heights[shortest] += card.rect.h + GAP;
+        }
+        (places, heights.into_iter().max().unwrap_or_default() - GAP)
     }
 
     fn size(&self, width: i32) -> Rect {
-        let h = self.row_heights(width).map(|height| height + GAP).sum::<i32>() - GAP;
         let columns = self.columns(width).min(self.cards.len());
-        Rect { x: 0, y: 0, w: self.width(columns), h }
+        Rect { x: 0, y: 0, w: self.width(columns), h: self.stack(width).1 }
     }
 
-    /// The cards in rows, in as many columns as fit `width`, stretched to `inside`, the first at `at`.
-    /// Those of a row have the same height.
-    fn place(self, width: i32, inside: i32, at: Point) -> Vec<Card<'a>> {
-        let columns = self.columns(width);
-        let heights: Vec<i32> = self.row_heights(width).collect();
-        let mut cards = self.cards;
-        let count = i32::try_from(columns.min(cards.len())).unwrap_or(1);
-        let column = (inside + GAP) / count - GAP;
-        let mut y = at.y;
-        for (row, height) in cards.chunks_mut(columns).zip(heights) {
-            let mut x = at.x;
-            for card in row {
-                card.rect.w = column;
-                card.rect.h = height;
-                card.shift(Point { x, y });
-                x += column + GAP;
-            }
-            y += height + GAP;
+    /// The cards in as many columns as fit `width`, stretched to `inside`, the first at `at`.
+    fn place(mut self, width: i32, inside: i32, at: Point) -> Vec<Card<'a>> {
+        let (places, _) = self.stack(width);
+        let columns = i32::try_from(self.columns(width).min(self.cards.len())).unwrap_or(1);
+        let column = (inside + GAP) / columns - GAP;
+        for (card, (index, y)) in self.cards.iter_mut().zip(places) {
+            card.rect.w = column;
+            let x = i32::try_from(index).unwrap_or_default() * (column + GAP);
+            card.shift(Point { x: at.x + x, y: at.y + y });
         }
-        cards
+        self.cards
     }
 }
 
