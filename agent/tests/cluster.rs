@@ -272,14 +272,18 @@ async fn a_peer_is_made_found_and_removed_and_its_successor_is_left_alone() {
         ..PeerSpec::default()
     };
     assert_eq!(client.peer("laptop").await.unwrap(), None);
-    let made = client.create_peer("laptop", &spec).await.unwrap();
-    assert_eq!(client.peer("laptop").await.unwrap().as_ref(), Some(&made));
+    let object = topology::manifest::object(&"laptop".into(), &spec);
+    client.create_peer_object(object.clone()).await.unwrap();
+    let made = client.peer("laptop").await.unwrap().unwrap();
     assert_eq!(made.record.spec["persistentKeepalive"], 10);
-    let again = client.create_peer("laptop", &spec).await.unwrap_err();
+    let again = client.create_peer_object(object).await.unwrap_err();
     assert_eq!(again.status(), Some(409));
     assert!(again.to_string().starts_with("cannot create peers/laptop: "), "{again}");
-    assert!(!client.delete_peer("laptop", "another-uid").await.unwrap());
-    assert!(client.delete_peer("laptop", &made.uid).await.unwrap());
-    assert!(!client.delete_peer("laptop", &made.uid).await.unwrap());
+    client.delete_peer("laptop", "another-uid").await.unwrap();
+    assert_eq!(client.peer("laptop").await.unwrap().as_ref(), Some(&made));
+    for _ in 0..2 {
+        client.delete_peer("laptop", &made.uid).await.unwrap();
+        assert_eq!(client.peer("laptop").await.unwrap(), None);
+    }
     assert_eq!(client.host(), "127.0.0.1");
 }

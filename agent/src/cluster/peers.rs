@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api,
-    api::{DeleteParams, PostParams, Preconditions},
-    core::{DynamicObject, TypeMeta},
+    api::{DeleteParams, Preconditions},
+    core::DynamicObject,
 };
-use topology::peer::{self, PeerSpec};
 
 use super::{ApiError, Client, PeerRecord, object::peer_resource};
 
@@ -35,35 +33,16 @@ impl Client {
         Ok(found.map(PeerObject::from))
     }
 
-    /// Creates the Peer called `name`.
-    pub async fn create_peer(&self, name: &str, spec: &PeerSpec) -> Result<PeerObject, ApiError> {
-        let asked = format!("create peers/{name}");
-        let spec = serde_json::to_value(spec);
-        let spec = spec.map_err(|error| ApiError::new(&asked, &self.server, kube::Error::SerdeError(error)))?;
-        let object = DynamicObject {
-            types: Some(TypeMeta {
-                api_version: format!("{}/{}", peer::GROUP, peer::VERSION),
-                kind: peer::KIND.to_owned(),
-            }),
-            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-            data: serde_json::json!({ "spec": spec }),
-        };
-        let api = self.peer_api();
-        Ok(self.ask(asked, api.create(&PostParams::default(), &object)).await?.into())
-    }
-
-    /// Deletes this very Peer; returns whether it was still there. One of the same name that took its
-    /// place is left alone.
-    pub async fn delete_peer(&self, name: &str, uid: &str) -> Result<bool, ApiError> {
+    /// Deletes this very Peer, if it is still there. One of the same name that took its place is left alone.
+    pub async fn delete_peer(&self, name: &str, uid: &str) -> Result<(), ApiError> {
         const NOT_FOUND: u16 = 404;
         const CONFLICT: u16 = 409;
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let api = self.peer_api();
         match self.ask(format!("delete peers/{name}"), api.delete(name, &params)).await {
-            Ok(_) => Ok(true),
-            Err(error) if matches!(error.status(), Some(NOT_FOUND | CONFLICT)) => Ok(false),
-            Err(error) => Err(error),
+            Err(error) if matches!(error.status(), Some(NOT_FOUND | CONFLICT)) => Ok(()),
+            other => other.map(drop),
         }
     }
 

@@ -205,7 +205,7 @@ pub enum Error {
         source: Refused,
     },
     /// There is no private key in a file.
-    #[error("{}: no WireGuard private key: {source}", path.display())]
+    #[error("{}: no WireGuard private key: {source}, as wg genkey prints it", path.display())]
     Key {
         /// The file.
         path: PathBuf,

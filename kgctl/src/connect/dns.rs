@@ -66,9 +66,9 @@ impl Dns {
         if mode == Mode::Apply
             && let Err(error) = resolvectl(&["dns"]).await
         {
+            eprint!("{}", dns.advice());
             bail!(
-                "--dns=apply needs systemd-resolved: {error:#}; pass --dns=print and set up instead:\n{}",
-                dns.advice()
+                "--dns=apply needs systemd-resolved: {error:#}; set names up as told above, and leave out --dns=apply"
             );
         }
         Ok(dns)

@@ -129,19 +129,14 @@ impl Connect {
 
     fn key_pair(&self) -> anyhow::Result<KeyPair> {
         let Some(path) = &self.private_key else { return Ok(key::generate()?) };
-        let how = || format!("--private-key: make a key with: (umask 077; wg genkey > {})", path.display());
         if !path.exists() {
             bail!("--private-key {0}: no such file; make a key with: (umask 077; wg genkey > {0})", path.display());
         }
-        let key = key::read_existing(path).with_context(how)?;
+        let key = key::read_existing(path).context("--private-key")?;
         if key.exposed {
             warn!("{} can be read by others than its owner: chmod 600 {0}", path.display());
         }
         Ok(key)
-    }
-
-    fn additional(&self) -> Vec<IpNet> {
-        self.allowed_ips.iter().flatten().collect()
     }
 }
 

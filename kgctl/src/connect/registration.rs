@@ -12,7 +12,7 @@ use agent::cluster::{Client, PeerObject, PeerRecord};
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use topology::{Peer, PeerName, PublicKey, address::is_single, peer::PeerSpec};
+use topology::{Peer, PeerName, PublicKey, address::is_single, manifest, peer::PeerSpec};
 use tracing::info;
 
 /// A Peer that a run made, as it is remembered.
@@ -175,7 +175,7 @@ impl Registration {
             return Ok(());
         };
         Memory { name: self.name.to_string(), public_key: self.key.to_string() }.store(&self.path)?;
-        self.client.create_peer(self.name.as_str(), spec).await?;
+        self.client.create_peer_object(manifest::object(&self.name, spec)).await?;
         info!("peer/{}: created, with {}", self.name, spec.allowed_ips.join(", "));
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, PostParams};
 use lab::{Access, Background, CONTROL, Lab, NodeSpec, Spec};
 use serde_json::json;
@@ -298,7 +299,7 @@ fn what_is_in_the_way_is_refused_before_anything_is_changed() -> Result<()> {
         ] {
             refused(lab, &[], &arguments, expected)?;
         }
-        refused(lab, &[], &["me", "--dns=apply", "--dns-server=10.96.0.10"], "set up instead:")?;
+        refused(lab, &[], &["me", "--dns=apply", "--dns-server=10.96.0.10"], "set names up as told above")?;
         refused(
             lab,
             &["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"],
@@ -390,6 +391,7 @@ fn names_of_the_cluster_are_set_up_and_names_of_nodes_are_followed() -> Result<(
         lab.set_names("laptop", &[("paris.example", "192.0.2.200".parse()?)])?;
         bring_up(lab, &[])?;
         dns_service(lab, "10.96.0.10")?;
+        let tells_services = service_cidr(lab, "10.96.0.0/16").is_ok();
         let resolvectl = FakeResolvectl::new(lab)?;
 
         let before = snapshot(lab, "laptop")?;
@@ -399,6 +401,8 @@ fn names_of_the_cluster_are_set_up_and_names_of_nodes_are_followed() -> Result<(
             &["connect", "laptop", "--dns=apply", "--dns-domain=corp.example.", "--resync-period=2s"],
         )?;
         wait_said(lab, &program, "names in corp.example are asked of 10.96.0.10")?;
+        let hint = "services have addresses in 10.96.0.0/16, which is not routed: add --allowed-ips 10.96.0.0/16";
+        ensure!(program.said()?.contains(hint) == tells_services, "{}", program.said()?);
         ensure!(resolvectl.calls()? == ["dns", "dns kilo0 10.96.0.10", "domain kilo0 ~corp.example"]);
         ensure!(lab.exec("laptop", &["ip", "route", "get", "10.96.0.10"])?.contains("dev kilo0"), "it is reached");
         wait_said(lab, &program, "no answer from node/paris-1 (location:paris) at 192.0.2.200:51820")?;
@@ -423,6 +427,14 @@ fn dns_service(lab: &Lab, address: &str) -> Result<()> {
     }))?;
     let api: Api<Service> = Api::namespaced(lab.client(), "kube-system");
     lab.block_on(api.create(&PostParams::default(), &service))?;
+    Ok(())
+}
+
+/// What the cluster's services get their addresses from; API servers before 1.33 cannot tell.
+fn service_cidr(lab: &Lab, cidr: &str) -> Result<()> {
+    let object: ServiceCIDR =
+        serde_json::from_value(json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": [cidr] } }))?;
+    lab.block_on(Api::all(lab.client()).create(&PostParams::default(), &object))?;
     Ok(())
 }
 
