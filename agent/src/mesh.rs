@@ -29,7 +29,7 @@ use tracing::{debug, error, warn};
 
 use crate::{
     apply::Applier,
-    cluster::Event,
+    cluster::{Event, LONGEST_ATTEMPT},
     debounce::Debounce,
     flags::Options,
     health::Pulse,
@@ -210,8 +210,11 @@ impl<H: Host> Mesh<H> {
 
     /// Shows what the API server does not grant.
     fn tell_api_problems(&self, report: &watch::Sender<Report>) {
-        let problems: Vec<ApiProblem> =
-            self.state.unreadable_now().chain(self.told.why_unwritable().cloned()).collect();
+        let problems: Vec<ApiProblem> = self
+            .state
+            .unreadable_at(self.start.elapsed(), LONGEST_ATTEMPT)
+            .chain(self.told.why_unwritable().cloned())
+            .collect();
         report.send_if_modified(|report| {
             let changed = report.api_problems != problems;
             report.api_problems = problems;

@@ -67,6 +67,16 @@ impl Complaints {
     }
 }
 
+/// Why objects cannot be read.
+#[derive(Clone, Debug)]
+struct Unreadable {
+    /// HTTP status, if there was an answer.
+    status: Option<u16>,
+    error: String,
+    /// When this was heard last.
+    at: Duration,
+}
+
 /// The own Node.
 #[derive(Clone, Debug, Default)]
 struct Own {
@@ -94,8 +104,8 @@ pub struct State {
     alive: BTreeSet<NodeName>,
     peers: BTreeMap<PeerName, Peer>,
     complaints: Complaints,
-    /// HTTP status and complaint, by resource.
-    unreadable: BTreeMap<&'static str, (Option<u16>, String)>,
+    /// What cannot be read, by resource.
+    unreadable: BTreeMap<&'static str, Unreadable>,
     listed: BTreeSet<&'static str>,
 }
 
@@ -140,7 +150,9 @@ impl State {
                 self.readable("peers", &mut outcome);
                 self.change_peers(change, &mut outcome);
             }
-            Event::Unreadable { resource, status, error } => self.unreadable(resource, (status, error), &mut outcome),
+            Event::Unreadable { resource, status, error } => {
+                self.unreadable(resource, Unreadable { status, error, at: at.now }, &mut outcome);
+            }
         }
         outcome
     }
@@ -208,9 +220,12 @@ impl State {
         self.peers.values()
     }
 
-    /// What of the cluster cannot be read now.
-    pub fn unreadable_now(&self) -> impl Iterator<Item = ApiProblem> {
-        self.unreadable.iter().map(|(resource, (status, error))| ApiProblem {
+    /// What of the cluster cannot be read at `now`. An attempt that fails is told, one that succeeds only
+    /// once something changes: what was not heard again within `limit`, in which the next attempt would have
+    /// failed, is over.
+    pub fn unreadable_at(&self, now: Duration, limit: Duration) -> impl Iterator<Item = ApiProblem> {
+        let recent = self.unreadable.iter().filter(move |(_, why)| now.saturating_sub(why.at) < limit);
+        recent.map(|(resource, Unreadable { status, error, .. })| ApiProblem {
             request: (*resource).to_owned(),
             status: *status,
             error: error.clone(),
@@ -223,11 +238,11 @@ impl State {
         }
     }
 
-    fn unreadable(&mut self, resource: &'static str, why: (Option<u16>, String), outcome: &mut Outcome) {
-        let known = self.unreadable.insert(resource, why.clone());
+    fn unreadable(&mut self, resource: &'static str, why: Unreadable, outcome: &mut Outcome) {
+        let error = why.error.clone();
+        let known = self.unreadable.insert(resource, why);
         outcome.mesh = known.is_none() && !self.listed.contains(resource);
-        if known.as_ref() != Some(&why) {
-            let (_, error) = why;
+        if known.is_none_or(|known| known.error != error) {
             outcome.notices.push(Notice::Unreadable { resource, error });
         }
     }

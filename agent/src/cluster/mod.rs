@@ -21,4 +21,4 @@ pub use kubeconfig::{KubeconfigError, context_name};
 pub use object::{NodeRecord, PeerRecord};
 pub use peers::PeerObject;
 pub use raw::{Answer, PodName};
-pub use watch::{Change, Event, Renewal, watch_nodes, watch_peers};
+pub use watch::{Change, Event, LONGEST_ATTEMPT, Renewal, watch_nodes, watch_peers};

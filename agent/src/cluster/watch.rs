@@ -21,6 +21,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// How long the API server may be silent while it is asked for a list. A watch may be silent for long.
 pub(super) const LIST_LIMIT: Duration = Duration::from_secs(30);
 
+/// The longest time between two failures to read the same objects: the attempt and the pause before it.
+pub const LONGEST_ATTEMPT: Duration = Duration::from_secs(LIST_LIMIT.as_secs() + RETRY.1.as_secs() + 5);
+
 /// Tells the watches to begin anew: see [`State::is_deaf`](crate::state::State::is_deaf).
 pub type Renewal = watch::Receiver<()>;
 

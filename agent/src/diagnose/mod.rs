@@ -11,6 +11,7 @@ mod sysctl;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -34,7 +35,7 @@ use topology::{
 use crate::{
     flags::Options,
     host::Facts,
-    os::{Netlink, facts, firewall},
+    os::{Netlink, facts, firewall, links, routes},
 };
 
 /// So long a document is shown to all who ask.
@@ -42,6 +43,9 @@ const FRESH: Duration = Duration::from_millis(500);
 
 /// More interfaces than this are not told of; those of pods have no addresses and do not count.
 const INTERFACES: usize = 64;
+
+/// Peers whose way is asked for at most.
+const ENDPOINTS: usize = 256;
 
 /// Kinds of interfaces that a kernel module makes. An agent that would use one tries to make it when it
 /// starts, which loads the module if there is one.
@@ -80,9 +84,10 @@ impl Diagnoser {
     }
 
     async fn diagnose(&self) -> Diagnosis {
-        let facts = match Netlink::open() {
-            Ok(netlink) => facts::gather(&netlink, &[]).await.ok(),
-            Err(_) => None,
+        let report = self.report.borrow().clone();
+        let (facts, ways_out) = match Netlink::open() {
+            Ok(netlink) => (facts::gather(&netlink, &[]).await.ok(), ways_out(&netlink, &report).await),
+            Err(_) => (None, BTreeMap::new()),
         };
         let interfaces = facts.as_ref().map(|facts| self.interfaces(facts));
         let names: Vec<String> = interfaces.iter().flatten().map(|(name, _)| name.clone()).collect();
@@ -90,7 +95,7 @@ impl Diagnoser {
         let (port, conflist) = (self.settings.port, self.conflist.clone());
         let files = spawn_blocking(move || Files::read(&names, port, conflist.as_deref())).await.unwrap_or_default();
         Diagnosis {
-            report: self.report.borrow().clone(),
+            report,
             clock_ms: clock_ms(),
             kernel: files.kernel,
             settings: Some(self.settings.clone()),
@@ -100,6 +105,7 @@ impl Diagnoser {
             cni: files.cni,
             interfaces,
             default_interface: facts.and_then(|facts| facts.default_interface).map(|name| name.to_string()),
+            ways_out,
             forward_drops,
         }
     }
@@ -114,6 +120,19 @@ impl Diagnoser {
         });
         told.take(INTERFACES).collect()
     }
+}
+
+/// The interface by which packets to each of the WireGuard peers leave.
+async fn ways_out(netlink: &Netlink, report: &Report) -> BTreeMap<IpAddr, String> {
+    let links = links::all(netlink).await.unwrap_or_default();
+    let endpoints = report.peers.iter().filter_map(|peer| Some(peer.endpoint?.ip()));
+    let mut ways = BTreeMap::new();
+    for endpoint in endpoints.take(ENDPOINTS) {
+        let way = routes::way_out(netlink, endpoint).await;
+        let link = links.iter().find(|link| Some(link.index) == way);
+        ways.extend(link.map(|link| (endpoint, link.name.to_string())));
+    }
+    ways
 }
 
 /// What is read from files.

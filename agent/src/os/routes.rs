@@ -18,7 +18,7 @@ use netlink_packet_route::{
     },
 };
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use topology::{InterfaceName, MAIN_TABLE, Route, SetDiff};
+use topology::{InterfaceName, MAIN_TABLE, Route, SetDiff, address::single};
 
 use super::{Error, Netlink, Refusal, links};
 
@@ -168,6 +168,22 @@ fn main_route(message: &RouteMessage, names: &BTreeMap<u32, InterfaceName>) -> O
         }
     }
     Some(route)
+}
+
+/// The number of the interface that a packet from this host to `to` would leave by; `None` where there is no
+/// way.
+pub async fn way_out(netlink: &Netlink, to: IpAddr) -> Option<u32> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family(to);
+    request.header.destination_prefix_length = single(to).prefix_len();
+    request.attributes = vec![RouteAttribute::Destination(to.into())];
+    let RouteNetlinkMessage::NewRoute(found) = netlink.get(RouteNetlinkMessage::GetRoute(request)).await.ok()? else {
+        return None;
+    };
+    found.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
 }
 
 pub(super) async fn dump(netlink: &Netlink, request: RouteMessage) -> Result<Vec<RouteMessage>, Error> {

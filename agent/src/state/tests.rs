@@ -170,12 +170,16 @@ fn nothing_is_computed_before_everything_was_read_or_failed_to_be() {
     assert!(!state.is_complete());
     let first = state.handle(unreadable("no CRD"), at(0));
     assert!(state.is_complete() && first.mesh && first.notices.len() == 1);
-    let known: Vec<_> = state.unreadable_now().map(|problem| (problem.request, problem.status)).collect();
-    assert_eq!(known, [("peers".to_owned(), Some(404))]);
+    let known = |state: &State, now| {
+        let known = state.unreadable_at(Duration::from_secs(now), Duration::from_secs(45));
+        known.map(|problem| (problem.request, problem.status)).collect::<Vec<_>>()
+    };
+    assert_eq!(known(&state, 44), [("peers".to_owned(), Some(404))]);
+    assert_eq!(known(&state, 45), [], "it would have failed again");
     assert_eq!(state.handle(unreadable("no CRD"), at(1)), Outcome::default(), "told once");
     let back = state.handle(Event::Peer(Change::Reset(vec![])), at(2));
     assert_eq!(back.notices, [Notice::Readable { resource: "peers" }]);
-    assert_eq!(state.unreadable_now().count(), 0);
+    assert_eq!(known(&state, 2), []);
     assert!(state.is_complete());
     let lost = state.handle(unreadable("away"), at(3));
     assert!(!lost.mesh && lost.notices.len() == 1);

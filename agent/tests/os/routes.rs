@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
-use agent::os::{Netlink, ownership::Ownership, routes};
+use agent::os::{Netlink, links, ownership::Ownership, routes};
 use futures::StreamExt;
 use netlink_packet_route::{RouteNetlinkMessage, route::RouteProtocol};
 use rtnetlink::{MulticastGroup, packet_core::NetlinkPayload};
@@ -50,6 +50,20 @@ fn routes_of_every_kind_are_added_recognised_and_removed() {
         no_errors(ownership.set_routes(&netlink, &BTreeSet::new()).await);
         assert_eq!(routes::present(&netlink).await.unwrap(), BTreeSet::new());
         assert_eq!(lines("route show proto static"), [""; 0]);
+    });
+}
+
+#[test]
+fn the_way_out_is_the_kernels() {
+    inside(|netlink| async move {
+        wire();
+        let links = links::all(&netlink).await.unwrap();
+        let name = |index| links.iter().find(|link| Some(link.index) == index).map(|link| link.name.as_str());
+        ip("route add 192.0.2.0/24 via 10.4.0.9 dev eth0 onlink");
+        for (to, way) in [("192.0.2.7", Some("eth0")), ("127.0.0.1", Some("lo")), ("203.0.113.1", None)] {
+            let found = routes::way_out(&netlink, to.parse().unwrap()).await;
+            assert_eq!(name(found), way, "{to}");
+        }
     });
 }
 

@@ -112,7 +112,25 @@ impl<'a> Operation<'a> {
         Ok(Operation { store, call, query, form, resource, namespace: path.namespace, name: path.name, part })
     }
 
+    /// The verb as RBAC names it.
+    fn verb(&self) -> &'static str {
+        match (self.call.method.as_str(), self.name) {
+            ("GET", None) if self.query.flag("watch") => "watch",
+            ("GET", None) => "list",
+            ("GET", Some(_)) => "get",
+            ("POST", _) => "create",
+            ("PUT", _) => "update",
+            ("PATCH", _) => "patch",
+            _ => "delete",
+        }
+    }
+
     fn run(self) -> Result<Reply, ApiError> {
+        let (verb, plural) = (self.verb(), self.resource.plural.as_str());
+        if self.store.refuses(verb, plural) {
+            let why = format!("User \"system:anonymous\" cannot {verb} resource {plural:?} at the cluster scope");
+            return Err(ApiError::forbidden(self.resource.about(self.name.unwrap_or_default()), &why));
+        }
         match (self.call.method.as_str(), self.name, self.part) {
             ("GET", None, _) if self.query.flag("watch") => self.watch(),
             ("GET", None, _) => self.list(),

@@ -9,7 +9,7 @@
 //! `http` and `watch` are the shell around it.
 //!
 //! Not like the real one, on purpose: JSON and YAML only (`kubectl create configmap` and its like send protobuf; use
-//! `-f`), no authentication, no admission beyond validation (a new Node gets no taint),
+//! `-f`), no authentication, no authorization but what a test refuses, no admission beyond validation (a new Node gets no taint),
 //! no controllers (definitions are established at once, namespaces and definitions take their objects with them at
 //! once, pods go without grace period), no field ownership (`managedFields`) for server-side apply, no kinds in OpenAPI v2,
 //! and a definition's conversion between versions changes nothing but `apiVersion`.
@@ -39,7 +39,7 @@ mod table;
 mod verbs;
 mod watch;
 
-use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, hash_map::RandomState};
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -76,12 +76,14 @@ struct Shared {
 struct State {
     objects: Objects,
     uids: Uids,
+    /// What everybody is refused: verb and plural name of the resource.
+    refused: BTreeSet<(String, String)>,
 }
 
 impl Store {
     /// An empty cluster: the namespaces `default` and `kube-system`, nothing else.
     pub fn new() -> Store {
-        let state = Mutex::new(State { objects: Objects::new(HISTORY), uids: Uids::new() });
+        let state = Mutex::new(State { objects: Objects::new(HISTORY), uids: Uids::new(), refused: BTreeSet::new() });
         let store = Store { shared: Arc::new(Shared { state, revision: tokio::sync::watch::Sender::new(0) }) };
         for name in SYSTEM_NAMESPACES {
             store.write(|objects, stamp| {
@@ -99,6 +101,22 @@ impl Store {
     /// present revision, or a page token of an earlier one, gets `410 Expired`.
     pub fn compact(&self) {
         self.state().objects.compact();
+    }
+
+    /// Refuses everybody `verb` (`get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, as in RBAC) on
+    /// the resource `plural`, or grants it again. There are no users here, so this is all there is of authorization.
+    pub fn refuse(&self, verb: &str, plural: &str, refuse: bool) {
+        let refused = &mut self.state().refused;
+        let rule = (verb.to_owned(), plural.to_owned());
+        if refuse {
+            refused.insert(rule)
+        } else {
+            refused.remove(&rule)
+        };
+    }
+
+    pub(crate) fn refuses(&self, verb: &str, plural: &str) -> bool {
+        self.state().refused.contains(&(verb.to_owned(), plural.to_owned()))
     }
 
     /// What `look` finds in the present state.

@@ -126,6 +126,15 @@ impl ApiServer {
         }
     }
 
+    /// Makes the server refuse everybody `verb` on the resource `plural`, or grant it again. Only the embedded
+    /// server can.
+    pub fn refuse(&self, verb: &str, plural: &str, refuse: bool) -> Result<()> {
+        match &self.kind {
+            Kind::Embedded(store) => Ok(store.refuse(verb, plural, refuse)),
+            Kind::Real { .. } => bail!("the lab has only one user of the real API server, who may do everything"),
+        }
+    }
+
     fn serve_embedded(&self, store: apiserver::Store) -> Result<Running> {
         let address = SocketAddr::from((self.realm.control(), port(&self.kind)));
         let listener = self.control.run(|| std::net::TcpListener::bind(address))?;

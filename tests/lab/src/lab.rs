@@ -340,6 +340,12 @@ impl Lab {
         self.api.stop()
     }
 
+    /// Makes the API server refuse everybody `verb` on the resource `plural`, or grant it again; an error with
+    /// the real one.
+    pub fn api_refuse(&self, verb: &str, plural: &str, refuse: bool) -> Result<()> {
+        self.api.refuse(verb, plural, refuse)
+    }
+
     /// Starts the API server again after [`Lab::api_stop`].
     pub fn api_start(&self) -> Result<()> {
         self.api.resume()

@@ -19,10 +19,12 @@ fn judge_server(evidence: &Evidence, verdict: &mut Verdict) {
         // Peers that are not defined are the definition's fault.
         let known =
             |error: &&ApiProblem| is_refused(error) || error.request == PEERS && error.status == Some(NOT_FOUND);
-        for error in diagnosis.report.api_problems.iter().filter(|error| !known(error)) {
+        let errors: Vec<&ApiProblem> = diagnosis.report.api_problems.iter().filter(|error| !known(error)).collect();
+        if let Some(first) = errors.first() {
+            let failed: Vec<String> = errors.iter().map(|error| doing(error)).collect();
             verdict.error(
                 node,
-                format!("{}: {}", doing(error), error.error),
+                format!("the agent cannot {}: {}", failed.join(", "), first.error),
                 "see that the API server runs and that the node reaches the address in the agent's kubeconfig or --master",
             );
         }
@@ -106,9 +108,15 @@ mod tests {
 
     #[test]
     fn a_server_that_is_away_is_no_matter_of_rights() {
-        expect_only("api-server", Error, "node/n2", &["list and watch nodes: no"], |evidence| {
-            said(&mut evidence.nodes[1]).report.api_problems = vec![error(NODES, None)];
-        });
+        expect_only(
+            "api-server",
+            Error,
+            "node/n2",
+            &["cannot list and watch nodes, write the annotations of its Node: no"],
+            |evidence| {
+                said(&mut evidence.nodes[1]).report.api_problems = vec![error(NODES, None), error(PATCH, None)];
+            },
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Whoever reads it may be older or newer than the agent: a field that is absent is not known, and one that
 //! is not known is skipped. Nothing in it is secret.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,9 @@ pub struct Diagnosis {
     /// The interface of the default route.
     #[serde(default)]
     pub default_interface: Option<String>,
+    /// The interface by which packets to each WireGuard peer leave, by the address of its endpoint.
+    #[serde(default)]
+    pub ways_out: BTreeMap<IpAddr, String>,
     /// Chains that drop what they are given to forward unless a rule accepts it, as `family table chain`.
     #[serde(default)]
     pub forward_drops: Option<Vec<String>>,

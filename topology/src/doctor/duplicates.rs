@@ -8,7 +8,8 @@ use super::{Check, Evidence, Verdict};
 use crate::Location;
 
 pub(super) const CHECK: Check =
-    Check::passive("duplicates", "no two nodes or Peers have the same key or address", judge);
+    Check::passive("duplicates", "no two nodes or Peers have the same key or address", judge)
+        .following(&["granularity", "kilo-subnet"]);
 
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     keys(evidence, verdict);

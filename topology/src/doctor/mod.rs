@@ -47,7 +47,7 @@ pub struct Check {
     pub name: &'static str,
     /// What is as it should be when the check is content, in one line.
     pub about: &'static str,
-    /// The checks whose errors about an object explain what this one finds about the same object.
+    /// The checks whose errors explain what this one finds: those about the same object, or the cluster.
     pub follows: &'static [&'static str],
     /// What agents have to try before it can judge; the answers are in [`Evidence::probes`].
     pub probes: fn(&Evidence) -> Vec<Probe>,
@@ -97,8 +97,8 @@ pub const CHECKS: &[Check] = &[
     path_mtu::CHECK,
 ];
 
-/// What `checks` say of `evidence`, in their order. A finding that follows from another check's error
-/// about the same object is not told a second time.
+/// What `checks` say of `evidence`, in their order. A finding that follows from another check's error is
+/// not told a second time.
 pub fn judge(checks: &[Check], evidence: &Evidence) -> Vec<Verdict> {
     let judged = checks.iter().map(|check| {
         let mut verdict = Verdict::new(check);
@@ -113,8 +113,10 @@ pub fn judge(checks: &[Check], evidence: &Evidence) -> Vec<Verdict> {
         .map(|finding| (finding.check, finding.object.clone()))
         .collect();
     for (check, verdict) in checks.iter().zip(&mut verdicts) {
-        verdict
-            .explain(|object| check.follows.iter().copied().find(|cause| errors.contains(&(cause, object.to_owned()))));
+        let is_wrong = |cause: &'static str, object: &str| errors.contains(&(cause, object.to_owned()));
+        verdict.explain(|object| {
+            check.follows.iter().copied().find(|cause| is_wrong(cause, object) || is_wrong(cause, "cluster"))
+        });
     }
     verdicts
 }

@@ -3,7 +3,8 @@
 use super::{Check, Evidence, Verdict};
 use crate::report::PORT;
 
-pub(super) const CHECK: Check = Check::passive("port", "WireGuard listens at its port on every leader", judge);
+pub(super) const CHECK: Check =
+    Check::passive("port", "WireGuard listens at its port on every leader", judge).following(&["kernel-module"]);
 
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {

@@ -18,7 +18,7 @@ pub(super) const ENDPOINT: Check = Check {
 pub(super) const UDP_PORT: Check = Check {
     name: "udp-port",
     about: "datagrams from another location get to every leader's WireGuard port",
-    follows: &["port"],
+    follows: &["kernel-module", "port", "rp-filter"],
     probes: reach_probes,
     judge: |evidence, verdict| judge(evidence, verdict, Subject::Port),
 };

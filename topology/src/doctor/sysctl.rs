@@ -36,8 +36,8 @@ fn judge_forwarding(evidence: &Evidence, verdict: &mut Verdict) {
     }
 }
 
-/// Strict filtering is harmless on `kilo0` and on the interface of the default route: there the way back is
-/// the way in. It hurts where the mesh makes the two differ.
+/// Strict filtering is harmless on `kilo0`, and wherever the way back is the way in. It hurts where the two
+/// differ: on a second uplink, and where the mesh itself makes it so.
 fn judge_rp_filter(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
         let (Some(interfaces), Some(settings)) = (&diagnosis.interfaces, &diagnosis.settings) else {
@@ -47,18 +47,13 @@ fn judge_rp_filter(evidence: &Evidence, verdict: &mut Verdict) {
         if !evidence.leads(node) {
             continue;
         }
-        let uplink =
-            endpoint_interface(node, diagnosis).filter(|name| diagnosis.default_interface.as_ref() != Some(name));
-        let uplink = uplink.map(|name| {
-            let way_out = diagnosis.default_interface.as_deref().unwrap_or("none");
-            (name.as_str(), format!("it has the endpoint's address, and the default route leaves by {way_out}"))
-        });
         let [ipip, vxlan] = [TunnelKind::Ipip, TunnelKind::Vxlan].map(TunnelKind::interface);
         let name = if interfaces.contains_key(vxlan.as_str()) { vxlan } else { ipip };
-        let tunnel = (settings.encapsulate != "never"
-            && evidence.segment(node).is_some_and(|segment| segment.members.len() > 1))
-        .then(|| (name.as_str(), "what the location's other nodes send to other locations comes out of it".to_owned()));
-        for (name, why) in uplink.into_iter().chain(tunnel) {
+        let has_neighbours = || evidence.segment(node).is_some_and(|segment| segment.members.len() > 1);
+        let tunnel = (settings.encapsulate != "never" && has_neighbours()).then(|| {
+            (name.as_str(), "what the location's other nodes send to other locations comes out of it".to_owned())
+        });
+        for (name, why) in crossing(node, diagnosis).into_iter().chain(tunnel) {
             match rp_filter(diagnosis, name) {
                 None => verdict.unjudged(node, format!("its agent cannot read the rp_filter of {name}")),
                 Some(STRICT) => verdict.error(
@@ -70,6 +65,19 @@ fn judge_rp_filter(evidence: &Evidence, verdict: &mut Verdict) {
             }
         }
     }
+}
+
+/// The interface by which other segments' packets come in, if some of the answers leave by another, and why
+/// that is so.
+fn crossing<'a>(node: &NodeEvidence, diagnosis: &'a Diagnosis) -> Option<(&'a str, String)> {
+    let way_in = endpoint_interface(node, diagnosis).or(diagnosis.default_interface.as_ref())?;
+    let mut others = diagnosis.ways_out.iter().filter(|(ip, way_out)| ip.is_ipv4() && *way_out != way_in);
+    let (ip, way_out) = others.next()?;
+    let more = match others.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some((way_in, format!("those of {ip}{more} come in by it, and the way back leaves by {way_out}")))
 }
 
 /// The greater of the interface's and of that for all interfaces counts.
@@ -116,19 +124,15 @@ mod tests {
         let second_uplink = |evidence: &mut Evidence| {
             let interface = Interface { addresses: vec!["203.0.113.1/24".parse().unwrap()], mtu: 1500 };
             said(&mut evidence.nodes[0]).interfaces.as_mut().unwrap().insert("eth1".to_owned(), interface);
+            said(&mut evidence.nodes[0]).ways_out = [2, 3].map(|n| ([203, 0, 113, n].into(), "eth0".to_owned())).into();
             set(evidence, "net.ipv4.conf.eth1.rp_filter", 0);
         };
         assert_eq!(findings(second_uplink), []);
-        expect_only(
-            "rp-filter",
-            Error,
-            "node/n1",
-            &["rp_filter of eth1", "leaves by eth0", "eth1.rp_filter=2"],
-            |evidence| {
-                second_uplink(evidence);
-                set(evidence, "net.ipv4.conf.all.rp_filter", 1);
-            },
-        );
+        let words = ["rp_filter of eth1", "203.0.113.2 and 1 more", "leaves by eth0", "eth1.rp_filter=2"];
+        expect_only("rp-filter", Error, "node/n1", &words, |evidence| {
+            second_uplink(evidence);
+            set(evidence, "net.ipv4.conf.all.rp_filter", 1);
+        });
         let loose = findings(|evidence| {
             second_uplink(evidence);
             set(evidence, "net.ipv4.conf.all.rp_filter", 1);

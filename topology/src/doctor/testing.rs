@@ -64,6 +64,7 @@ pub fn diagnosis(n: u8) -> Diagnosis {
             .into(),
         ),
         default_interface: Some("eth0".to_owned()),
+        ways_out: [1, 2, 3].map(|n| ([203, 0, 113, n].into(), "eth0".to_owned())).into(),
         forward_drops: Some(vec![]),
     }
 }

@@ -8,6 +8,7 @@
 //! takes seconds; conditions are waited for, with deadlines for a slow machine.
 
 mod connect;
+mod doctor;
 mod encapsulation;
 mod external;
 mod flags;
