@@ -21,6 +21,7 @@ pub mod graph;
 pub mod ini;
 pub mod join;
 pub mod key;
+pub mod label;
 pub mod manifest;
 pub mod membership;
 pub mod model;

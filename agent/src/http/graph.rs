@@ -1,6 +1,6 @@
 //! A picture of the mesh: our own drawing, or, for upstream's other formats and layouts, Graphviz'.
 
-use std::{collections::BTreeMap, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, process::Stdio, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Query, State},
@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::{io::AsyncWriteExt, process::Command};
-use topology::graph::Graph;
+use topology::{Topology, graph::Graph};
 
 use super::{Refusal, Shared};
 
@@ -79,11 +79,18 @@ pub(super) async fn show(
     let topology =
         topology.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the mesh is not known yet\n".to_owned()))?;
     let body = match picture {
-        Picture::Own => Graph::new(&topology, &[]).svg().into_bytes(),
+        Picture::Own => draw_own(&shared, topology).await?,
         Picture::Source => topology.dot().into_bytes(),
         Picture::Graphviz { format, layout } => draw(&shared, format, layout, topology.dot()).await?,
     };
     Ok(([(header::CONTENT_TYPE, picture.content_type())], body).into_response())
+}
+
+/// A very large mesh takes a moment, which the agent's event loop must not wait for.
+async fn draw_own(shared: &Shared, topology: Arc<Topology>) -> Result<Vec<u8>, Refusal> {
+    let _one_at_a_time = shared.drawing.acquire().await;
+    let drawn = tokio::task::spawn_blocking(move || Graph::new(&topology, &[]).svg().into_bytes()).await;
+    drawn.map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot draw: {error}\n")))
 }
 
 async fn draw(shared: &Shared, format: &str, layout: &str, source: String) -> Result<Vec<u8>, Refusal> {

@@ -1,5 +1,7 @@
 //! Columns of text that fit a terminal: where there is no room, the least important columns are left out.
 
+use topology::label::cells;
+
 /// One column.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
@@ -29,8 +31,8 @@ const GAP: &str = "  ";
 /// The table of `rows`, each with a cell for each of `columns`, in lines no longer than `width`, if that
 /// can be. A column in which nobody has anything is left out.
 pub fn table<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: Option<usize>) -> String {
-    let widest = |index: usize| rows.iter().map(|row| length(&row[index])).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(|index| widest(index).max(length(columns[index].title))).collect();
+    let widest = |index: usize| rows.iter().map(|row| cells(&row[index])).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(|index| widest(index).max(cells(columns[index].title))).collect();
     let mut shown: Vec<usize> = (0..N).filter(|index| widest(*index) > 0).collect();
     let total = |shown: &[usize]| shown.iter().map(|index| widths[*index] + GAP.len()).sum::<usize>() - GAP.len();
     while shown.len() > 1 && width.is_some_and(|width| total(&shown) > width) {
@@ -40,23 +42,13 @@ pub fn table<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width:
     let line = |cell: &dyn Fn(usize) -> String| {
         let cells = shown.iter().map(|index| {
             let text = cell(*index);
-            let pad = " ".repeat(widths[*index].saturating_sub(length(&text)));
+            let pad = " ".repeat(widths[*index].saturating_sub(cells(&text)));
             if columns[*index].is_number { pad + &text } else { text + &pad }
         });
         cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned() + "\n"
     };
     let heading = line(&|index| columns[index].title.to_owned());
     heading + &rows.iter().map(|row| line(&|index| row[index].clone())).collect::<String>()
-}
-
-fn length(text: &str) -> usize {
-    text.chars().count()
-}
-
-/// `text` without what would move a terminal's cursor or change its colours: agents are not trusted to
-/// write on it.
-pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -73,10 +65,5 @@ mod tests {
         assert_eq!(table(&COLUMNS, &rows, Some(15)), table(&COLUMNS, &rows, None));
         assert_eq!(table(&COLUMNS, &rows, Some(14)), "A       C\naaaa    1\na     100\n");
         assert_eq!(table(&COLUMNS, &rows, Some(1)), "A\naaaa\na\n");
-    }
-
-    #[test]
-    fn nothing_reaches_the_terminal_but_text() {
-        assert_eq!(plain("a\x1b[2Jb\nc\u{9b}d é"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d é");
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use topology::label::printable;
+
 use super::{
     model::{AgentStatus, Kind, NodeStatus, Part, PeerStatus, Status, Trouble, Tunnel},
-    table::{Column, plain, table},
+    table::{Column, table},
 };
 
 /// How much is shown.
@@ -73,8 +75,8 @@ fn nodes(status: &Status, extent: Extent, width: Option<usize>) -> String {
     let row = |node: &NodeStatus| {
         let wide = |text: String| if extent == Extent::Wide { text } else { String::new() };
         [
-            or_nothing(plain(&node.location)),
-            plain(node.name.as_str()),
+            or_nothing(printable(&node.location)),
+            printable(node.name.as_str()),
             state(node).to_owned(),
             or_nothing(joined(&node.wireguard_ips)),
             endpoint(node),
@@ -98,7 +100,7 @@ fn state(node: &NodeStatus) -> &'static str {
 }
 
 fn endpoint(node: &NodeStatus) -> String {
-    let endpoint = node.endpoint.as_deref().map_or_else(|| NOTHING.to_owned(), plain);
+    let endpoint = node.endpoint.as_deref().map_or_else(|| NOTHING.to_owned(), printable);
     if node.behind_nat { endpoint + " (NAT)" } else { endpoint }
 }
 
@@ -109,7 +111,7 @@ fn agent(agent: &AgentStatus) -> String {
                 Some(backend) => format!(" {backend}"),
                 None => String::new(),
             };
-            plain(&report.version) + &backend
+            printable(&report.version) + &backend
         }
         AgentStatus::Foreign { .. } => "upstream or old".to_owned(),
         AgentStatus::Unreachable { .. } => "no answer".to_owned(),
@@ -134,8 +136,8 @@ fn tunnels(status: &Status, extent: Extent, width: Option<usize>) -> String {
     let row = |tunnel: &Tunnel<'_>| {
         let peer = tunnel.peer;
         [
-            plain(tunnel.from.as_str()),
-            plain(&peer.label),
+            printable(tunnel.from.as_str()),
+            printable(&peer.label),
             peer.endpoint.map_or_else(|| NOTHING.to_owned(), |at| at.to_string()),
             tunnel.handshake_age().map_or_else(|| "never".to_owned(), age),
             bytes(peer.rx_bytes),
@@ -170,9 +172,9 @@ fn peers(status: &Status, width: Option<usize>) -> String {
         let best = known.min_by_key(|tunnel| tunnel.handshake_age().unwrap_or(i64::MAX));
         let in_use = best.and_then(|tunnel| tunnel.peer.endpoint).map(|at| at.to_string());
         [
-            plain(&peer.name),
+            printable(&peer.name),
             shortened(&peer.allowed_ips),
-            in_use.or_else(|| peer.endpoint.as_deref().map(plain)).unwrap_or_else(|| NOTHING.to_owned()),
+            in_use.or_else(|| peer.endpoint.as_deref().map(printable)).unwrap_or_else(|| NOTHING.to_owned()),
             match best {
                 None => NOTHING.to_owned(),
                 Some(tunnel) => tunnel.handshake_age().map_or_else(|| "never".to_owned(), age),
@@ -194,10 +196,10 @@ fn troubles(troubles: &[Trouble], extent: Extent) -> String {
         // What is to be done about several is said once, after the last of them.
         for alike in of_kind[..most.min(of_kind.len())].chunk_by(|a, b| a.remedy == b.remedy) {
             for trouble in alike {
-                _ = writeln!(text, "  {}: {}", plain(&trouble.object), plain(&trouble.message));
+                _ = writeln!(text, "  {}: {}", printable(&trouble.object), printable(&trouble.message));
             }
             if let Some(remedy) = &alike[0].remedy {
-                _ = writeln!(text, "    -> {}", plain(remedy));
+                _ = writeln!(text, "    -> {}", printable(remedy));
             }
         }
         if of_kind.len() > most {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use super::{Finding, Severity, Verdict};
+use crate::label::printable;
 
 /// Objects that are named for one finding; more are counted.
 const OBJECTS: usize = 6;
@@ -123,11 +124,6 @@ fn summary(verdicts: &[Verdict]) -> String {
     let bad: Vec<String> = bad.map(|(count, word)| format!("{count} {word}")).collect();
     let good = if bad.is_empty() { "nothing is wrong".to_owned() } else { bad.join(", ") };
     format!("{} checks: {good}\n", verdicts.len())
-}
-
-/// Without what a terminal would obey: parts of the text come from whoever may write to the cluster.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

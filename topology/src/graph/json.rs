@@ -8,11 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::{
-    label::is_invisible,
-    model::{Graph, Link, LinkKind, NodeView, Site},
-};
-use crate::{Granularity, Peer};
+use super::model::{Graph, Link, LinkKind, NodeView, Site};
+use crate::{Granularity, Peer, label::is_invisible};
 
 /// Changes when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -8,11 +8,8 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use super::{
-    label::printable,
-    model::{Graph, LinkKind, NodeView},
-};
-use crate::Peer;
+use super::model::{Graph, LinkKind, NodeView};
+use crate::{Peer, label::printable};
 
 /// The most links that Mermaid draws unless configured otherwise.
 const MOST_LINKS: usize = 500;

@@ -7,7 +7,6 @@
 
 pub mod dot;
 pub mod json;
-mod label;
 pub mod layout;
 pub mod mermaid;
 pub mod model;

@@ -8,11 +8,13 @@
 use std::fmt::{self, Write as _};
 
 use super::{
-    label::printable,
     layout::{Card, Curve, Entry, Layout, Panel, PanelKind, Pill, PillKind, Point, Rect, Style, Subject, Symbol, Text},
-    model::{Graph, NodeView, count},
+    model::{Graph, NodeView, Site, count},
 };
-use crate::Peer;
+use crate::{
+    Peer,
+    label::{printable, shorten},
+};
 
 impl Graph<'_> {
     /// The drawing, ending with a line feed.
@@ -79,32 +81,31 @@ fn write_curve(out: &mut String, curve: &Curve, panels: &[Panel<'_>]) -> fmt::Re
         r#"<path class="{kind}{width}"{}{} d="M{a}C{b} {c} {d}"><title>{} – {}: {}</title></path>"#,
         panel_data("from", from),
         panel_data("to", to),
-        escaped(panel_title(from)),
-        escaped(panel_title(to)),
+        escaped(from.title()),
+        escaped(to.title()),
         count(curve.tunnels, "tunnel"),
     )
-}
-
-fn panel_title<'a>(panel: &Panel<'a>) -> &'a str {
-    match panel.kind {
-        PanelKind::Location(site) => site.heading(),
-        PanelKind::Peers(_) => "peers",
-    }
 }
 
 /// The end of a tunnel as an attribute; that of peers has none, because a location may have any name.
 fn panel_data(end: &str, panel: &Panel<'_>) -> String {
     match panel.kind {
-        PanelKind::Location(site) => format!(r#" data-{end}="{}""#, escaped(site.location.as_str())),
+        PanelKind::Location(site) => format!(r#" data-{end}="{}""#, location(site)),
         PanelKind::Peers(_) => String::new(),
     }
+}
+
+/// A location's name. It may come from an annotation as long as annotations can be, and stands here in
+/// every tunnel's two ends: only as much of it is told as a Node's name may have.
+fn location(site: &Site<'_>) -> String {
+    escaped(&shorten(site.location.as_str(), 253, '…'))
 }
 
 fn write_panel(out: &mut String, panel: &Panel<'_>) -> fmt::Result {
     match panel.kind {
         PanelKind::Location(site) => {
             let absent = if site.nodes.iter().any(NodeView::is_ready) { "" } else { " absent" };
-            write!(out, r#"<g class="location{absent}" data-location="{}">"#, escaped(site.location.as_str()))?;
+            write!(out, r#"<g class="location{absent}" data-location="{}">"#, location(site))?;
         }
         PanelKind::Peers(_) => write!(out, r#"<g class="peers">"#)?,
     }
@@ -138,33 +139,33 @@ fn node_class(node: &NodeView<'_>) -> &'static str {
     }
 }
 
-fn symbol(subject: &Subject<'_>) -> Option<Symbol> {
+fn symbol(subject: &Subject<'_>) -> Symbol {
     match subject {
-        Subject::Node(node) if node.is_leader => Some(Symbol::Leader),
-        Subject::Node(node) if node.is_ready() => Some(Symbol::Member),
-        Subject::Node(_) => Some(Symbol::Absent),
-        Subject::Peer(_) => None,
+        Subject::Node(node) if node.is_leader => Symbol::Leader,
+        Subject::Node(node) if node.is_ready() => Symbol::Member,
+        Subject::Node(_) => Symbol::Absent,
+        Subject::Peer(_) => Symbol::Device,
     }
 }
 
-fn write_symbol(out: &mut String, symbol: Option<Symbol>, Point { x, y }: Point) -> fmt::Result {
+fn write_symbol(out: &mut String, symbol: Symbol, Point { x, y }: Point) -> fmt::Result {
     match symbol {
         // A star of five points, 7 pixels from its centre.
-        Some(Symbol::Leader) => writeln!(
+        Symbol::Leader => writeln!(
             out,
             r#"<path class="star" d="M{x} {}l1.8 4.6 4.9 .3-3.8 3.1 1.3 4.8-4.2-2.7-4.2 2.7 1.3-4.8-3.8-3.1 4.9-.3z"/>"#,
             y - 7
         ),
-        Some(Symbol::Member) => writeln!(out, r#"<circle class="dot" cx="{x}" cy="{y}" r="3.5"/>"#),
-        Some(Symbol::Absent) => {
+        Symbol::Member => writeln!(out, r#"<circle class="dot" cx="{x}" cy="{y}" r="3.5"/>"#),
+        Symbol::Absent => {
             writeln!(out, r#"<path class="cross" d="M{} {}l8 8m0 -8l-8 8"/>"#, x - 4, y - 4)
         }
-        Some(Symbol::Nat) => write_pill(out, &Pill::around(Point { x, y }, PillKind::Nat)),
-        Some(Symbol::NoInternalIp) => write_pill(out, &Pill::around(Point { x, y }, PillKind::NoInternalIp)),
-        Some(Symbol::Tunnel) => writeln!(out, r#"<path class="tunnel" d="M{} {y}h28"/>"#, x - 14),
-        Some(Symbol::PeerTunnel) => writeln!(out, r#"<path class="peer-tunnel" d="M{} {y}h28"/>"#, x - 14),
-        Some(Symbol::Nothing) => Ok(()),
-        None => writeln!(out, r#"<circle class="device" cx="{x}" cy="{y}" r="4"/>"#),
+        Symbol::Nat => write_pill(out, &Pill::around(Point { x, y }, PillKind::Nat)),
+        Symbol::NoInternalIp => write_pill(out, &Pill::around(Point { x, y }, PillKind::NoInternalIp)),
+        Symbol::Tunnel => writeln!(out, r#"<path class="tunnel" d="M{} {y}h28"/>"#, x - 14),
+        Symbol::PeerTunnel => writeln!(out, r#"<path class="peer-tunnel" d="M{} {y}h28"/>"#, x - 14),
+        Symbol::Nothing => Ok(()),
+        Symbol::Device => writeln!(out, r#"<circle class="device" cx="{x}" cy="{y}" r="4"/>"#),
     }
 }
 
@@ -178,14 +179,13 @@ fn write_pill(out: &mut String, pill: &Pill) -> fmt::Result {
 }
 
 fn write_entry(out: &mut String, entry: &Entry) -> fmt::Result {
-    write_symbol(out, Some(entry.symbol), entry.at)?;
+    write_symbol(out, entry.symbol, entry.at)?;
     write_text(out, &entry.text)
 }
 
 /// Everything about a node, a line each.
 fn node_title(node: &NodeView<'_>) -> Vec<String> {
     let mut lines = vec![node.name.to_string()];
-    lines.extend(node.segment.map(|segment| format!("segment: {segment}")));
     if node.is_leader {
         lines.push("leader".to_owned());
     }

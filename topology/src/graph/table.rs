@@ -1,9 +1,7 @@
 //! Tables that give way: when there is no room, names are cut first, then columns go, the last one first.
 
-use super::{
-    label::{cells, shorten, wrap},
-    text::Symbols,
-};
+use super::text::Symbols;
+use crate::label::{cells, shorten, wrap};
 
 /// How a line speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,11 +1,13 @@
 //! The mesh for a terminal: one table, a bracket around each location, no line wider than asked for.
 
 use super::{
-    label::{cells, printable, shorten, wrap},
     model::{Graph, LinkKind, NodeView, count},
     table::{Line, Row, Table, Tone},
 };
-use crate::Peer;
+use crate::{
+    Peer,
+    label::{cells, printable, shorten, wrap},
+};
 
 /// What the terminal can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! One node or peer: its name, its marks and, where there is room, its addresses.
 
 use super::{
-    super::{
-        label::{printable, shorten, wrap},
-        model::{Graph, NodeView},
-    },
+    super::model::{Graph, NodeView},
     geometry::{Point, Rect, Style, Text},
 };
-use crate::Peer;
+use crate::{
+    Peer,
+    label::{printable, shorten, wrap},
+};
 
 const PAD: i32 = 8;
 const ICON: i32 = 18;
@@ -16,9 +16,10 @@ const LINE: i32 = 15;
 const PILL_HEIGHT: i32 = 15;
 const PILL_PAD: i32 = 5;
 const GAP: i32 = 8;
-/// In cells: as long as an IPv6 endpoint is in most cases.
+// In cells.
 const LONGEST_NAME: usize = 36;
 const LONGEST_BRIEF_NAME: usize = 24;
+/// In cells: most IPv6 endpoints are shorter.
 const LONGEST_DETAIL: usize = 34;
 /// In cells: where the values begin.
 const KEYS: usize = 10;

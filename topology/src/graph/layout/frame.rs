@@ -1,9 +1,9 @@
 //! Panels in a frame: clockwise along the four sides of an empty middle.
 
 use super::{
-    geometry::{Point, Rect},
+    geometry::Rect,
     panel::Panel,
-    tunnels::{Port, Side},
+    side::{Port, Side},
 };
 
 /// Between neighbours.
@@ -55,13 +55,10 @@ struct Extent {
 }
 
 impl Extent {
-    /// A side along which boxes take (`length`, `depth`) each.
-    fn of(boxes: impl Iterator<Item = (i32, i32)>) -> Self {
-        let sum = |side: Self, (length, depth): (i32, i32)| {
-            let gap = if side.length > 0 { GAP } else { 0 };
-            Self { length: side.length + gap + length, depth: side.depth.max(depth) }
-        };
-        boxes.fold(Self::default(), sum)
+    fn of(side: Side, sizes: &[Rect]) -> Self {
+        let gaps = i32::try_from(sizes.len()).unwrap_or_default().saturating_sub(1) * GAP;
+        let length = sizes.iter().map(|size| side.length(size)).sum::<i32>() + gaps.max(0);
+        Self { length, depth: sizes.iter().map(|size| side.depth(size)).max().unwrap_or_default() }
     }
 
     /// The depth with the moat that goes with it.
@@ -84,9 +81,8 @@ struct Plan {
 impl Plan {
     fn new(split: Split, sizes: &[Rect]) -> Self {
         let [top, right, bottom, left] = split.sides(sizes);
-        let row = |panels: &[Rect]| Extent::of(panels.iter().map(|size| (size.w, size.h)));
-        let column = |panels: &[Rect]| Extent::of(panels.iter().map(|size| (size.h, size.w)));
-        let (top, right, bottom, left) = (row(top), column(right), row(bottom), column(left));
+        let (top, bottom) = (Extent::of(Side::Top, top), Extent::of(Side::Bottom, bottom));
+        let (right, left) = (Extent::of(Side::Right, right), Extent::of(Side::Left, left));
         // Enough for the tunnels to be told apart.
         let count = i32::try_from(sizes.len()).unwrap_or(i32::MAX / 10_000);
         let least = if count > 1 { 90 + 12 * count.min(40) } else { 0 };
@@ -118,69 +114,26 @@ pub(super) fn arrange(panels: &mut [Panel<'_>]) -> Frame {
     // Clockwise the lower side begins at its right and the left one below.
     bottom.reverse();
     left.reverse();
-    spread(
-        top,
-        |rect| rect.w,
-        plan.top.length,
-        middle.x,
-        middle.w,
-        |panel, x| {
-            panel.shift(Point { x, y: middle.y - MOAT - panel.rect.h });
-            panel.port = Port::of(&panel.rect, Side::Top);
-        },
-    );
-    spread(
-        bottom,
-        |rect| rect.w,
-        plan.bottom.length,
-        middle.x,
-        middle.w,
-        |panel, x| {
-            panel.shift(Point { x, y: middle.bottom() + MOAT });
-            panel.port = Port::of(&panel.rect, Side::Bottom);
-        },
-    );
-    spread(
-        right,
-        |rect| rect.h,
-        plan.right.length,
-        middle.y,
-        middle.h,
-        |panel, y| {
-            panel.shift(Point { x: middle.right() + MOAT, y });
-            panel.port = Port::of(&panel.rect, Side::Right);
-        },
-    );
-    spread(
-        left,
-        |rect| rect.h,
-        plan.left.length,
-        middle.y,
-        middle.h,
-        |panel, y| {
-            panel.shift(Point { x: middle.x - MOAT - panel.rect.w, y });
-            panel.port = Port::of(&panel.rect, Side::Left);
-        },
-    );
+    for (side, panels, extent) in [
+        (Side::Top, top, plan.top),
+        (Side::Right, right, plan.right),
+        (Side::Bottom, bottom, plan.bottom),
+        (Side::Left, left, plan.left),
+    ] {
+        line_up(panels, side, extent, &middle);
+    }
     Frame { size: plan.size, middle }
 }
 
-/// Puts the panels of a side, which need `needed` of the `room` there is, one after the other from
-/// `start` on with the same gaps between.
-fn spread(
-    panels: &mut [Panel<'_>],
-    length: impl Fn(&Rect) -> i32,
-    needed: i32,
-    start: i32,
-    room: i32,
-    mut place: impl FnMut(&mut Panel<'_>, i32),
-) {
+/// Puts the panels of a side one after the other, with what they do not need between them.
+fn line_up(panels: &mut [Panel<'_>], side: Side, extent: Extent, middle: &Rect) {
     let count = i32::try_from(panels.len()).unwrap_or(1).max(1);
-    let spare = (room - needed) / count;
-    let mut at = start + spare / 2;
+    let spare = (side.length(middle) - extent.length) / count;
+    let mut along = side.start(middle) + spare / 2;
     for panel in panels {
-        let length = length(&panel.rect);
-        place(panel, at);
-        at += length + GAP + spare;
+        let length = side.length(&panel.rect);
+        panel.shift(side.corner(&panel.rect, along, MOAT, middle));
+        panel.port = Port::of(&panel.rect, side);
+        along += length + GAP + spare;
     }
 }

@@ -1,6 +1,6 @@
 //! Boxes and texts.
 
-use super::super::label::cells;
+use crate::label::cells;
 
 /// A place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

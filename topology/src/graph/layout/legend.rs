@@ -32,6 +32,8 @@ pub enum Symbol {
     Tunnel,
     /// A curve between leaders and peers.
     PeerTunnel,
+    /// A peer.
+    Device,
     /// Something that is not drawn.
     Nothing,
 }

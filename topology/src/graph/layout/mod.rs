@@ -12,13 +12,15 @@ mod geometry;
 mod legend;
 mod panel;
 mod rows;
+mod side;
 mod tunnels;
 
 pub use card::{Card, Pill, PillKind, Subject};
 pub use geometry::{Point, Rect, Style, Text};
 pub use legend::{Entry, Symbol};
 pub use panel::{Panel, PanelKind};
-pub use tunnels::{Curve, Port};
+pub use side::Port;
+pub use tunnels::Curve;
 
 use super::model::Graph;
 use card::Density;

@@ -1,15 +1,15 @@
-//! A location, or all peers: a heading over cards in rows.
+//! A location, or all peers: a heading over cards in columns.
 
 use super::{
-    super::{
-        label::{printable, shorten},
-        model::{Site, count},
-    },
+    super::model::{Site, count},
     card::{Card, Density},
     geometry::{Point, Rect, Style, Text},
-    tunnels::Port,
+    side::Port,
 };
-use crate::Peer;
+use crate::{
+    Peer,
+    label::{printable, shorten},
+};
 
 const PAD: i32 = 12;
 const HEAD: i32 = 40;
@@ -49,7 +49,8 @@ impl<'a> Panel<'a> {
         let cards = site.nodes.iter().map(|node| Card::node(node, density)).collect();
         let mut note = count(site.nodes.len(), "node");
         let leaders = site.leaders();
-        if leaders > 1 {
+        // That one leads, or everybody, goes without saying.
+        if leaders > 1 && leaders < site.nodes.len() {
             note += &format!(", {leaders} leaders");
         }
         Self::new(PanelKind::Location(site), site.heading(), note, cards)
@@ -81,6 +82,14 @@ impl<'a> Panel<'a> {
         }
         rect.h += PAD - GAP;
         Self { kind, rect, heading, note, cards, port: Port::default() }
+    }
+
+    /// Its name without how much is in it.
+    pub fn title(&self) -> &str {
+        match self.kind {
+            PanelKind::Location(_) => &self.heading.content,
+            PanelKind::Peers(_) => "peers",
+        }
     }
 
     pub(super) fn shift(&mut self, by: Point) {

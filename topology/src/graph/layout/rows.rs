@@ -7,14 +7,16 @@ use super::{
 };
 
 const GAP: i32 = 20;
+/// Enough for many thousand locations.
+const MOST_ROWS: i32 = 150;
 
 /// Moves each panel to its place, in the order given.
 pub(super) fn arrange(panels: &mut [Panel<'_>]) -> Frame {
     let sizes: Vec<Rect> = panels.iter().map(|panel| panel.rect).collect();
     let widest = sizes.iter().map(|size| size.w).max().unwrap_or_default();
     let in_one_row: i32 = sizes.iter().map(|size| size.w + GAP).sum();
-    // Twenty steps between the narrowest and the widest paragraph come close enough to the best shape.
-    let widths = (1..=20).map(|part| widest.max(in_one_row / part));
+    // The best number of rows is the one whose paragraph fits the smallest window.
+    let widths = (1..=MOST_ROWS).map(|rows| widest.max(in_one_row / rows));
     let plans = widths.map(|width| flow(&sizes, width));
     let Some((places, size)) = plans.min_by_key(|(_, size)| (10 * size.w).max(16 * size.h)) else {
         return Frame { size: Rect::default(), middle: Rect::default() };

@@ -56,7 +56,7 @@ fn take(chars: impl Iterator<Item = char>, width: usize) -> Vec<char> {
     chars.take_while(fits).collect()
 }
 
-/// `words` in lines of at most `width` cells; a word that is longer is cut.
+/// The words of `text` in lines of at most `width` cells; a word that is longer is cut.
 pub fn wrap(text: &str, width: usize, ellipsis: char) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace().map(|word| shorten(word, width, ellipsis)) {
