@@ -29,6 +29,14 @@ impl Debounce {
         self.burst.map(|(first, last)| (last + QUIET).min(first + LONGEST))
     }
 
+    /// Waits until it is time to act; for ever while there is nothing to do.
+    pub async fn ripe(self) {
+        match self.due() {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// What was noted is being done.
     pub fn clear(&mut self) {
         self.burst = None;

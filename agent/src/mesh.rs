@@ -162,7 +162,7 @@ impl<H: Host> Mesh<H> {
                 }
                 _ = resync.tick() => self.debounce.note(Instant::now()),
                 _ = check_in.tick() => self.check_in(&channels.renewal),
-                () = due(self.debounce) => {
+                () = self.debounce.ripe() => {
                     self.debounce.clear();
                     tokio::select! {
                         // Whatever is half done by then is undone, or what the next run begins with.
@@ -424,13 +424,6 @@ impl<H: Host> Mesh<H> {
         if tokio::time::timeout(CLEAN_UP_LIMIT, both).await.is_err() {
             error!(node = %name, "clean-up did not end in time: something is left behind");
         }
-    }
-}
-
-async fn due(debounce: Debounce) {
-    match debounce.due() {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

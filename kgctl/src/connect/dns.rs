@@ -44,6 +44,8 @@ pub struct Dns {
     domain: String,
     servers: Vec<IpAddr>,
     interface: InterfaceName,
+    /// Whether anything was set up, or may have been.
+    is_begun: bool,
 }
 
 impl Dns {
@@ -62,7 +64,7 @@ impl Dns {
                 "--dns: kube-system has no Service kube-dns and none labelled k8s-app=kube-dns; pass --dns-server ADDRESS"
             );
         }
-        let dns = Self { mode, domain: domain.to_owned(), servers, interface: interface.clone() };
+        let dns = Self { mode, domain: domain.to_owned(), servers, interface: interface.clone(), is_begun: false };
         if mode == Mode::Apply
             && let Err(error) = resolvectl(&["dns"]).await
         {
@@ -80,12 +82,13 @@ impl Dns {
     }
 
     /// Sets names up, or prints how to.
-    pub async fn begin(&self) -> anyhow::Result<()> {
+    pub async fn begin(&mut self) -> anyhow::Result<()> {
         let servers = self.servers.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
         if self.mode == Mode::Print {
             info!("names in {} are known to {servers}; how to set that up is on stdout", self.domain);
             return outcome::print(&self.advice()).map(drop);
         }
+        self.is_begun = true;
         for arguments in self.settings() {
             resolvectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         }
@@ -95,7 +98,7 @@ impl Dns {
 
     /// Takes back what was set up.
     pub async fn end(&self) -> anyhow::Result<()> {
-        if self.mode == Mode::Print {
+        if !self.is_begun {
             return Ok(());
         }
         resolvectl(&["revert", self.interface.as_str()]).await
@@ -165,6 +168,7 @@ mod tests {
             domain: "cluster.local".to_owned(),
             servers: vec!["10.96.0.10".parse().unwrap(), "fd96::a".parse().unwrap()],
             interface: "kilo0".into(),
+            is_begun: false,
         };
         assert_eq!(
             dns.advice(),

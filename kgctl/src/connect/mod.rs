@@ -156,16 +156,20 @@ pub async fn run(connect: &Connect, global: &Global) -> anyhow::Result<Outcome> 
         dns: ready.dns,
     };
     let result = connection.stay(&stop).await;
-    if connect.clean_up {
-        let undone = connection.undo().await;
-        result?;
-        undone?;
-        info!("disconnected; all is as it was before");
-    } else {
+    if !connect.clean_up {
         let name = connection.registration.name();
         info!("disconnected; peer/{name} stays, {} ends with kgctl", connect.interface);
-        result?;
+        return result.map(|()| Outcome::Done);
     }
+    // The first failure is the result, the others are told.
+    let undone = connection.undo().await;
+    let mut failures = [result].into_iter().chain(undone).filter_map(Result::err);
+    let first = failures.next();
+    failures.for_each(|failure| error!("{failure:#}"));
+    if let Some(failure) = first {
+        return Err(failure);
+    }
+    info!("disconnected; all is as it was before");
     Ok(Outcome::Done)
 }
 
@@ -179,7 +183,7 @@ struct Connection {
 impl Connection {
     async fn stay(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         self.registration.begin().await?;
-        let dns = &self.dns;
+        let dns = &mut self.dns;
         let names = async || match dns {
             Some(dns) => dns.begin().await,
             None => Ok(()),
@@ -187,18 +191,13 @@ impl Connection {
         self.tunnel.run(stop, names).await
     }
 
-    /// Undoes as much as possible; the first failure is the result, the others are told.
-    async fn undo(&mut self) -> anyhow::Result<()> {
+    /// Undoes as much as possible.
+    async fn undo(&mut self) -> [anyhow::Result<()>; 3] {
         let names = match &self.dns {
             Some(dns) => dns.end().await,
             None => Ok(()),
         };
-        let tunnel = self.tunnel.clean_up().await;
-        let registration = self.registration.end().await;
-        let mut failures = [names, tunnel, registration].into_iter().filter_map(Result::err);
-        let first = failures.next();
-        failures.for_each(|failure| error!("{failure:#}"));
-        first.map_or(Ok(()), Err)
+        [names, self.tunnel.clean_up().await, self.registration.end().await]
     }
 }
 

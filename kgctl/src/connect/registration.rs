@@ -167,12 +167,12 @@ impl Registration {
         if let Some(leftover) = &self.standing.leftover {
             if let Some(object) = self.client.peer(leftover).await? {
                 self.client.delete_peer(leftover, &object.uid).await?;
+                info!("peer/{leftover}: deleted; an earlier run had left it");
             }
-            info!("peer/{leftover}: deleted; an earlier run had left it");
         }
         let Some(spec) = &self.standing.create else {
             info!("peer/{}: is there already", self.name);
-            return Ok(());
+            return if self.standing.is_ours { Ok(()) } else { self.forget() };
         };
         Memory { name: self.name.to_string(), public_key: self.key.to_string() }.store(&self.path)?;
         self.client.create_peer_object(manifest::object(&self.name, spec)).await?;
@@ -192,6 +192,10 @@ impl Registration {
             self.client.delete_peer(self.name.as_str(), &object.uid).await.with_context(left)?;
             info!("peer/{}: deleted", self.name);
         }
+        self.forget()
+    }
+
+    fn forget(&self) -> anyhow::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.path.display()))

@@ -34,7 +34,7 @@ use topology::{
     connect::{FIRST_TABLE, destinations},
     report::Backend,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     contacts::{Contacts, News},
@@ -97,6 +97,8 @@ pub struct Tunnel {
     granularity: Option<Granularity>,
     subnets: Option<Vec<IpNet>>,
     start: Instant,
+    /// The number of the interface; another one means that it was made anew.
+    link: Option<u32>,
     /// Set once, when all was applied without a failure.
     is_up: bool,
 }
@@ -144,16 +146,18 @@ impl Tunnel {
             granularity: None,
             subnets: None,
             start: Instant::now(),
+            link: None,
             is_up: false,
         })
     }
 
     /// Follows the cluster until `stop`. Ends with an error only if the tunnel does not come up at first;
-    /// later failures are told and tried again. `when_up` is called once.
+    /// later failures are told and tried again. `dress` gives the interface what is not the mesh's; it is
+    /// called when the interface is up, and again when it was made anew.
     pub async fn run(
         &mut self,
         stop: &CancellationToken,
-        when_up: impl AsyncFnOnce() -> anyhow::Result<()>,
+        mut dress: impl AsyncFnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let (sender, mut events) = mpsc::channel(QUEUE);
         // Kept, so that the watches do not take its end for theirs.
@@ -171,7 +175,8 @@ impl Tunnel {
         let mut resync = interval(self.options.resync_period);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut asked = Instant::now();
-        let mut when_up = Some(when_up);
+        // The number of the interface that was dressed.
+        let mut dressed = None;
         loop {
             let ask = if self.contacts.is_waiting() { ASK.0 } else { ASK.1 };
             tokio::select! {
@@ -188,11 +193,17 @@ impl Tunnel {
                     asked = Instant::now();
                     self.look_at_contacts().await;
                 }
-                () = due(self.debounce) => {
+                () = self.debounce.ripe() => {
                     self.debounce.clear();
                     self.reconcile().await?;
-                    if self.is_up && let Some(when_up) = when_up.take() {
-                        when_up().await?;
+                    if self.is_up && self.link.is_some() && self.link != dressed {
+                        let is_first = dressed.is_none();
+                        dressed = self.link;
+                        match dress().await {
+                            Err(error) if is_first => return Err(error),
+                            Err(error) => error!("{error:#}"),
+                            Ok(()) => {}
+                        }
                     }
                 }
             }
@@ -246,6 +257,7 @@ impl Tunnel {
             return Ok(Vec::new());
         }
         let facts = self.applier.host().facts().await.map_err(|failure| anyhow!(failure.error))?;
+        self.link = facts.interfaces.get(&self.options.interface).map(|interface| interface.index);
         self.want_names(&topology);
         let resolved = self.resolver.answers();
         let direct = self.direct(&facts, &resolved);
@@ -359,11 +371,4 @@ fn names(topology: &Topology) -> BTreeMap<PublicKey, String> {
 
 fn texts(failures: &[Failure]) -> String {
     failures.iter().map(|failure| failure.error.as_str()).collect::<Vec<_>>().join("; ")
-}
-
-async fn due(debounce: Debounce) {
-    match debounce.due() {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

@@ -408,13 +408,15 @@ fn names_of_the_cluster_are_set_up_and_names_of_nodes_are_followed() -> Result<(
         wait_said(lab, &program, "no answer from node/paris-1 (location:paris) at 192.0.2.200:51820")?;
         lab.set_names("laptop", &[("paris.example", public)])?;
         wait_connected(lab, &program, &["paris-1"])?;
+        lab.exec("laptop", &["ip", "link", "del", "kilo0"])?;
+        wait(lab, "an interface that was made anew is set up, too", || Ok(resolvectl.calls()?.len() == 5))?;
         stop_without_a_trace(lab, &mut program, "laptop", &before)?;
         ensure!(resolvectl.calls()?.last().is_some_and(|call| call == "revert kilo0"), "{:?}", resolvectl.calls()?);
 
         let mut program = connect(lab, "laptop", &["--dns=print", "--allowed-ips=10.96.0.0/16"])?;
         wait_said(lab, &program, "server=/cluster.local/10.96.0.10")?;
         ensure!(tunnel_routes(lab, "laptop")?.contains("10.96.0.0/16 dev kilo0"));
-        ensure!(resolvectl.calls()?.len() == 4, "nothing more was set up: {:?}", resolvectl.calls()?);
+        ensure!(resolvectl.calls()?.len() == 6, "nothing more was set up: {:?}", resolvectl.calls()?);
         stop_without_a_trace(lab, &mut program, "laptop", &before)
     })
 }
