@@ -152,12 +152,12 @@ impl Tunnel {
     }
 
     /// Follows the cluster until `stop`. Ends with an error only if the tunnel does not come up at first;
-    /// later failures are told and tried again. `dress` gives the interface what is not the mesh's; it is
-    /// called when the interface is up, and again when it was made anew.
+    /// later failures are told and tried again. `on_interface` is called when the interface is up, and again
+    /// whenever it was made anew.
     pub async fn run(
         &mut self,
         stop: &CancellationToken,
-        mut dress: impl AsyncFnMut() -> anyhow::Result<()>,
+        mut on_interface: impl AsyncFnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let (sender, mut events) = mpsc::channel(QUEUE);
         // Kept, so that the watches do not take its end for theirs.
@@ -175,8 +175,8 @@ impl Tunnel {
         let mut resync = interval(self.options.resync_period);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut asked = Instant::now();
-        // The number of the interface that was dressed.
-        let mut dressed = None;
+        // The number of the interface that this was called for.
+        let mut called_for = None;
         loop {
             let ask = if self.contacts.is_waiting() { ASK.0 } else { ASK.1 };
             tokio::select! {
@@ -196,10 +196,10 @@ impl Tunnel {
                 () = self.debounce.ripe() => {
                     self.debounce.clear();
                     self.reconcile().await?;
-                    if self.is_up && self.link.is_some() && self.link != dressed {
-                        let is_first = dressed.is_none();
-                        dressed = self.link;
-                        match dress().await {
+                    if self.is_up && self.link.is_some() && self.link != called_for {
+                        let is_first = called_for.is_none();
+                        called_for = self.link;
+                        match on_interface().await {
                             Err(error) if is_first => return Err(error),
                             Err(error) => error!("{error:#}"),
                             Ok(()) => {}
