@@ -1,5 +1,5 @@
 //! The command line, with upstream's names, short forms and defaults. Its texts are the documentation:
-//! `--help`, the man pages and docs/kgctl.md are all made of them (see [`crate::docs`]).
+//! `--help`, the man pages and docs/kgctl.md are all made of them (see `docs`).
 
 use std::path::PathBuf;
 

@@ -5,7 +5,7 @@
 //! * A request names a node of the agent's own mesh, never an address, and what goes there is a few dozen
 //!   small packets with a fixed preamble, or echoes that come back.
 //! * One probe runs at a time, or a few knocks, each for a few seconds; others wait, and too many are
-//!   refused ([`Budget`]).
+//!   refused (`Budget`).
 //! * Answers are counts and outcomes. Of the packets that a watch sees nothing is kept or told but how
 //!   many were of which kind, and who sent those with the asker's own mark.
 //! * A web page cannot make a browser ask: only a body declared as JSON is taken, which needs a consent

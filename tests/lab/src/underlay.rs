@@ -28,7 +28,7 @@ pub enum Access {
 }
 
 /// Where the API server of a lab listens: `control` on the internet. The one of a lab beside another is at
-/// [`Realm::control`].
+/// `Realm::control`.
 pub const CONTROL: Ipv4Addr = Realm::First.control();
 
 /// What a lab's cluster has for itself on an internet that two labs may share: the address of its API
