@@ -164,11 +164,11 @@ impl Registration {
 
     /// Removes what an earlier run has left, and creates the object if there is none.
     pub async fn begin(&self) -> anyhow::Result<()> {
-        if let Some(leftover) = &self.standing.leftover {
-            if let Some(object) = self.client.peer(leftover).await? {
-                self.client.delete_peer(leftover, &object.uid).await?;
-                info!("peer/{leftover}: deleted; an earlier run had left it");
-            }
+        if let Some(leftover) = &self.standing.leftover
+            && let Some(object) = self.client.peer(leftover).await?
+        {
+            self.client.delete_peer(leftover, &object.uid).await?;
+            info!("peer/{leftover}: deleted; an earlier run had left it");
         }
         let Some(spec) = &self.standing.create else {
             info!("peer/{}: is there already", self.name);
