@@ -168,6 +168,7 @@ fn settings(options: &Options) -> Settings {
         service_cidrs: options.service_cidrs.clone(),
         encapsulate: text(options.encapsulate),
         wireguard: text(options.wireguard),
+        iptables_forward_rules: options.iptables_forward_rules,
     }
 }
 

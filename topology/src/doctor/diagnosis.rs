@@ -71,6 +71,8 @@ pub struct Settings {
     pub encapsulate: String,
     /// `--wireguard`.
     pub wireguard: String,
+    /// `--iptables-forward-rules`.
+    pub iptables_forward_rules: bool,
 }
 
 /// Who listens at the WireGuard port (UDP).

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use super::{Check, Diagnosis, Evidence, NodeEvidence, Verdict};
-use crate::TunnelKind;
 
 pub(super) const FORWARDING: Check =
     Check::passive("forwarding", "the kernel of every node forwards packets", judge_forwarding);
@@ -36,33 +35,23 @@ fn judge_forwarding(evidence: &Evidence, verdict: &mut Verdict) {
     }
 }
 
-/// Strict filtering is harmless on `kilo0`, and wherever the way back is the way in. It hurts where the two
-/// differ: on a second uplink, and where the mesh itself makes it so.
+/// Strict filtering is harmless wherever the way back is the way in. The mesh's own routes and rules see to
+/// that on `kilo0` and inside a location; what is left is a leader with a second uplink.
 fn judge_rp_filter(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
-        let (Some(interfaces), Some(settings)) = (&diagnosis.interfaces, &diagnosis.settings) else {
+        if diagnosis.interfaces.is_none() {
             verdict.unjudged(node, "its agent does not know its interfaces");
             continue;
-        };
-        if !evidence.leads(node) {
-            continue;
         }
-        let [ipip, vxlan] = [TunnelKind::Ipip, TunnelKind::Vxlan].map(TunnelKind::interface);
-        let name = if interfaces.contains_key(vxlan.as_str()) { vxlan } else { ipip };
-        let has_neighbours = || evidence.segment(node).is_some_and(|segment| segment.members.len() > 1);
-        let tunnel = (settings.encapsulate != "never" && has_neighbours()).then(|| {
-            (name.as_str(), "what the location's other nodes send to other locations comes out of it".to_owned())
-        });
-        for (name, why) in crossing(node, diagnosis).into_iter().chain(tunnel) {
-            match rp_filter(diagnosis, name) {
-                None => verdict.unjudged(node, format!("its agent cannot read the rp_filter of {name}")),
-                Some(STRICT) => verdict.error(
-                    node,
-                    format!("rp_filter of {name} is 1 (strict), and drops good packets: {why}"),
-                    format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2, and keep it in /etc/sysctl.d"),
-                ),
-                Some(_) => {}
-            }
+        let Some((name, why)) = crossing(node, diagnosis).filter(|_| evidence.leads(node)) else { continue };
+        match rp_filter(diagnosis, name) {
+            None => verdict.unjudged(node, format!("its agent cannot read the rp_filter of {name}")),
+            Some(STRICT) => verdict.error(
+                node,
+                format!("rp_filter of {name} is 1 (strict), and drops good packets: {why}"),
+                format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2, and keep it in /etc/sysctl.d"),
+            ),
+            Some(_) => {}
         }
     }
 }
@@ -139,14 +128,5 @@ mod tests {
             set(evidence, "net.ipv4.conf.eth1.rp_filter", 2);
         });
         assert_eq!(loose, []);
-    }
-
-    #[test]
-    fn strict_filtering_hurts_behind_the_tunnel_of_a_location() {
-        expect_only("rp-filter", Error, "node/n1", &["rp_filter of tunl0"], |evidence| {
-            said(&mut evidence.nodes[0]).settings.as_mut().unwrap().encapsulate = "always".to_owned();
-            set(evidence, "net.ipv4.conf.tunl0.rp_filter", 1);
-            evidence.nodes[1].node.location = evidence.nodes[0].node.location.clone();
-        });
     }
 }

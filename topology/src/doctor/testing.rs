@@ -47,6 +47,7 @@ pub fn diagnosis(n: u8) -> Diagnosis {
             service_cidrs: vec![net("10.96.0.0/16")],
             encapsulate: "never".to_owned(),
             wireguard: "auto".to_owned(),
+            iptables_forward_rules: false,
         }),
         kinds: ["wireguard", "ipip", "vxlan"].map(|kind| (kind.to_owned(), true)).into(),
         sysctls: sysctls.map(|(name, value)| (name.to_owned(), value)).into(),

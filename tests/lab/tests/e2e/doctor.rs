@@ -48,6 +48,7 @@ fn what_is_broken_is_found_and_nothing_else() -> Result<()> {
         agents_that_do_not_answer(&doctor)?;
         stand_ins(&doctor)?;
         two_uplinks(&doctor)?;
+        strict_filtering_elsewhere(&doctor)?;
         definition(&doctor)?;
         api_server(&doctor)
     })
@@ -161,8 +162,10 @@ fn host_settings(doctor: &Doctor) -> Result<()> {
     let table = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }";
     doctor.shell("rome-1", &format!("nft '{table}'"))?;
     doctor.finds("forward-policy", "warning", "node/rome-1", &["ip filter FORWARD"])?;
-    doctor.shell("rome-1", "nft 'chain ip filter FORWARD { policy accept; }'")?;
-    doctor.clean("after the policy")?;
+    doctor.restart("rome-1", &["--iptables-forward-rules"])?;
+    doctor.clean("with accepts before the policy")?;
+    doctor.shell("rome-1", "nft delete table ip filter")?;
+    doctor.restart("rome-1", &[])?;
 
     // A route that somebody else made where the agent's should be.
     let elsewhere = pod_cidr(doctor.lab, "oslo-1")?;
@@ -358,6 +361,29 @@ fn api_server(doctor: &Doctor) -> Result<()> {
     doctor.finds("crd", "unknown", "cluster", &["you may not list Peers"])?;
     lab.api_refuse("list", "peers", false)?;
     doctor.clean("at the end")
+}
+
+/// Strict filtering harms nobody where the way back is the way in, which the mesh's routes and rules see to
+/// inside a location, too.
+fn strict_filtering_elsewhere(doctor: &Doctor) -> Result<()> {
+    let lab = doctor.lab;
+    let paris = ["paris-1", "paris-2"];
+    for node in paris {
+        doctor.restart(node, &["--encapsulate=always", "--encapsulation-device=vxlan"])?;
+        doctor.shell(node, "sysctl -w net.ipv4.conf.all.rp_filter=1")?;
+    }
+    let (pod, host) = (lab.pod_ip("oslo-1-pod1")?, lab.addresses("oslo-1")?.private);
+    for from in ["paris-1", "paris-2", "paris-2-pod1"] {
+        wait(lab, &format!("{from} reaches another location"), || {
+            Ok(lab.ping(from, pod).is_ok() && lab.ping(from, host).is_ok())
+        })?;
+    }
+    doctor.clean("with encapsulation and strict filtering")?;
+    for node in paris {
+        doctor.restart(node, &[])?;
+        doctor.shell(node, "sysctl -w net.ipv4.conf.all.rp_filter=0")?;
+    }
+    doctor.clean("without encapsulation")
 }
 
 fn definition(doctor: &Doctor) -> Result<()> {
