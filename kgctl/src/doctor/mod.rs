@@ -138,6 +138,18 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_has_a_section_for_each_check_in_their_order() {
+        let guide = include_str!("../../../docs/troubleshooting.md");
+        let sections: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(sections, names().collect::<Vec<_>>());
+        for section in guide.split("\n## ").skip(1) {
+            for part in ["**You see**", "**It means**", "**Do**"] {
+                assert!(section.contains(part), "{part} is missing in {section}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_unknown_is_not_taken_for_good() {
         let verdict = |severity: &str| -> Vec<Verdict> {
             let mut verdict = topology::doctor::Verdict {
