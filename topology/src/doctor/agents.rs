@@ -26,7 +26,8 @@ fn judge_reachable(evidence: &Evidence, verdict: &mut Verdict) {
             AgentAnswer::Unreachable(ways) => verdict.unknown(
                 node,
                 format!("the agent does not answer: {}", ways.join("; ")),
-                "allow your user to get nodes/proxy (verbs get, create), or run kgctl where the port of --listen is reached",
+                "allow your user nodes/proxy (verbs get, create), or run kgctl where the agents' port is reached; if that is not \
+                 1107, pass --agent-port",
             ),
         }
     }

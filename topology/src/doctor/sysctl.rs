@@ -27,7 +27,7 @@ fn judge_forwarding(evidence: &Evidence, verdict: &mut Verdict) {
                 Some(0) => verdict.error(
                     node,
                     format!("{sysctl} is 0: packets of pods end here"),
-                    format!("sysctl -w {sysctl}=1, and keep it: echo '{sysctl} = 1' > /etc/sysctl.d/90-kilo.conf"),
+                    format!("sysctl -w {sysctl}=1, and keep it: echo '{sysctl} = 1' >> /etc/sysctl.d/90-kilo.conf"),
                 ),
                 Some(_) => {}
             }

@@ -84,7 +84,7 @@ fn write_explained(text: &mut String, verdicts: &[Verdict]) {
     }
 }
 
-/// The objects that could not be judged, each once for each reason, with the checks concerned.
+/// The objects that could not be judged: those that lack the same, for the same checks, together.
 fn write_unjudged(text: &mut String, verdicts: &[Verdict]) {
     let mut checks: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for verdict in verdicts {
@@ -92,8 +92,13 @@ fn write_unjudged(text: &mut String, verdicts: &[Verdict]) {
             checks.entry((object, why)).or_default().push(verdict.check);
         }
     }
+    let mut objects: BTreeMap<(&str, Vec<&str>), Vec<&str>> = BTreeMap::new();
     for ((object, why), names) in checks {
-        write_list(text, Severity::Unknown, &format!("{}, because {}: ", printable(object), printable(why)), &names);
+        objects.entry((why, names)).or_default().push(object);
+    }
+    for ((why, names), objects) in objects {
+        let head = format!("{}, because {}: ", printable(&named(&objects)), printable(why));
+        write_list(text, Severity::Unknown, &head, &names);
     }
 }
 
@@ -131,7 +136,7 @@ mod tests {
     use super::*;
     use crate::doctor::{
         AgentAnswer, CHECKS, judge,
-        testing::{healthy, said},
+        testing::{healthy, node, said},
     };
     use crate::report::{ApiProblem, PATCH};
 
@@ -151,7 +156,10 @@ mod tests {
         said(&mut evidence.nodes[2]).report.api_problems =
             vec![ApiProblem { request: PATCH.to_owned(), status: Some(403), error: "no".to_owned() }];
         evidence.nodes[2].alive = false;
-        evidence.nodes[1].agent = AgentAnswer::Unreachable(vec!["no way".to_owned()]);
+        evidence.nodes.push(node(4));
+        for silent in [1, 3] {
+            evidence.nodes[silent].agent = AgentAnswer::Unreachable(vec!["no way".to_owned()]);
+        }
         let text = render(&judge(CHECKS, &evidence));
         let starts: Vec<&str> =
             text.lines().filter(|line| !line.starts_with(' ')).map(|line| line.split(": ").next().unwrap()).collect();
@@ -161,7 +169,7 @@ mod tests {
                 "error    rbac",
                 "error    ready",
                 "unknown  agent",
-                "unknown  node/n2, because its agent did not answer",
+                "unknown  node/n2, node/n4, because its agent did not answer",
                 "warning  forward-policy",
                 text.lines().rev().find(|line| line.starts_with("ok ")).unwrap(),
                 &format!("{} checks", CHECKS.len()),
