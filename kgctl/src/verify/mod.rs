@@ -42,6 +42,10 @@ Exit codes:
   1  not everything could be judged, and what was is encrypted
   3  something is not encrypted
 
+Rights:
+  list nodes and peers; and, unless kgctl reaches the agents' port directly, create nodes/proxy, or
+  list pods and create pods/proxy.
+
 Examples:
   kgctl verify --encrypted
   kgctl verify --encrypted paris-1 oslo-1 -o json")]
