@@ -3,10 +3,13 @@
 //! What the mesh itself drops is in the topology's warnings. The rest works by the longest prefix, or on
 //! some nodes only, and surprises later.
 
+use std::{collections::BTreeMap, fmt};
+
 use ipnet::IpNet;
 
 use super::{Check, Evidence, Verdict};
 use crate::{
+    NodeName,
     address::single,
     annotations::{ALLOWED_LOCATION_IPS, INTERNAL_IP},
     claims::Claims,
@@ -18,6 +21,24 @@ pub(super) const CHECK: Check = Check::passive(
     judge,
 );
 
+/// Whose a network is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    Mesh,
+    Services,
+    Pods(NodeName),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mesh => f.write_str("the Kilo subnet"),
+            Self::Services => f.write_str("the service network"),
+            Self::Pods(node) => write!(f, "pods of node/{node}"),
+        }
+    }
+}
+
 fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     let Ok(topology) = &evidence.topology else {
         return verdict.unjudged("cluster", "there is no mesh");
@@ -27,18 +48,13 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
             verdict.error(&warning.object, format!("{}: {}", warning.field, warning.message), remedy);
         }
     }
-    let mut claims = Claims::default();
-    for subnet in &topology.subnets {
-        claims.insert(*subnet, "the Kilo subnet".to_owned());
-    }
-    for service in service_cidrs(evidence, verdict) {
-        claim(service, "the service network", &mut claims, verdict);
-    }
-    for node in evidence.ready() {
-        for pods in &node.node.pod_cidrs {
-            claim(*pods, &format!("pods of {node}"), &mut claims, verdict);
-        }
-    }
+    let services = service_cidrs(evidence, verdict);
+    let mesh = topology.subnets.iter().map(|net| (*net, Owner::Mesh));
+    let services = services.into_iter().map(|net| (net, Owner::Services));
+    let pods = evidence
+        .ready()
+        .flat_map(|node| node.node.pod_cidrs.iter().map(|net| (*net, Owner::Pods(node.node.name.clone()))));
+    let claims = judge_cluster(mesh.chain(services).chain(pods), verdict);
     for node in evidence.ready() {
         for ip in &node.node.internal_ips {
             if let Some((other, owner)) = claims.covering(single(ip.addr())).next() {
@@ -49,13 +65,40 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     }
     for peer in &topology.peers {
         for net in &peer.allowed_ips {
-            for (other, owner) in claims.overlapping(*net) {
-                let evidence = format!("spec.allowedIPs: {net} overlaps {other} ({owner}): the longer prefix wins");
-                let remedy = format!("kubectl edit peer {}, and name networks that only it has", peer.name);
-                verdict.warning(format!("peer/{}", peer.name), evidence, remedy);
-            }
+            let overlapping = claims.overlapping(*net).map(|(other, owner)| format!("{other} ({owner})")).collect();
+            let Some(others) = first_of(overlapping) else { continue };
+            let evidence = format!("spec.allowedIPs: {net} overlaps {others}: the longer prefix wins");
+            let remedy = format!("kubectl edit peer {}, and name networks that only it has", peer.name);
+            verdict.warning(format!("peer/{}", peer.name), evidence, remedy);
         }
     }
+}
+
+/// Tells which of the cluster's own networks overlap, once for each that others overlap with; gives all.
+fn judge_cluster(networks: impl Iterator<Item = (IpNet, Owner)>, verdict: &mut Verdict) -> Claims<Owner> {
+    let mut claims = Claims::default();
+    let mut conflicts: BTreeMap<(IpNet, Owner), Vec<String>> = BTreeMap::new();
+    for (net, owner) in networks {
+        for (other, of) in claims.overlapping(net) {
+            // Pods against pods is the topology's to judge, which drops one of them.
+            if !matches!((&owner, of), (Owner::Pods(_), Owner::Pods(_))) {
+                conflicts.entry((other, of.clone())).or_default().push(format!("{net} ({owner})"));
+            }
+        }
+        claims.insert(net, owner);
+    }
+    for ((other, of), nets) in conflicts {
+        let nets = first_of(nets).unwrap_or_default();
+        verdict.error("cluster", format!("{other} ({of}) overlaps {nets}"), "renumber one of them");
+    }
+    claims
+}
+
+/// The first of `texts`, and how many more there are.
+fn first_of(texts: Vec<String>) -> Option<String> {
+    let more = texts.len().saturating_sub(1);
+    let first = texts.into_iter().next()?;
+    Some(if more == 0 { first } else { format!("{first} and {more} more") })
 }
 
 /// What to do about a warning of the topology, if it is about networks.
@@ -79,17 +122,6 @@ fn service_cidrs(evidence: &Evidence, verdict: &mut Verdict) -> Vec<IpNet> {
     all.sort_unstable();
     all.dedup();
     all
-}
-
-/// Claims `net` for `owner`, and tells of each network that overlaps.
-fn claim(net: IpNet, owner: &str, claims: &mut Claims<String>, verdict: &mut Verdict) {
-    for (other, of) in claims.overlapping(net) {
-        // Pods against pods is the topology's to judge, which drops one of them.
-        if !(owner.starts_with("pods of") && of.starts_with("pods of")) {
-            verdict.error("cluster", format!("{net} ({owner}) overlaps {other} ({of})"), "renumber one of them");
-        }
-    }
-    claims.insert(net, owner.to_owned());
 }
 
 #[cfg(test)]
@@ -146,6 +178,12 @@ mod tests {
                 evidence.nodes[2].node.internal_ips = vec![net("10.42.1.9/24")];
             },
         );
+    }
+
+    #[test]
+    fn many_overlaps_are_counted() {
+        let words = ["0.0.0.0/1 overlaps 10.4.0.0/16 (the Kilo subnet) and 4 more"];
+        expect_only("overlapping-cidrs", Warning, "peer/laptop", &words, |evidence| peer(evidence, "0.0.0.0/1"));
     }
 
     #[test]

@@ -12,7 +12,9 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
     }
     for node in evidence.nodes.iter().filter(|node| !node.is_ready()) {
         let (seen, remedy) = reason(node, evidence.now_ms / 1000);
-        verdict.error(node, format!("left out of the mesh: {seen}"), remedy);
+        let idle = node.diagnosis().ok().and_then(|diagnosis| diagnosis.report.idle.as_ref());
+        let says = idle.map(|idle| format!("; its agent says: {idle}")).unwrap_or_default();
+        verdict.error(node, format!("left out of the mesh: {seen}{says}"), remedy);
     }
 }
 
@@ -20,7 +22,7 @@ fn judge(evidence: &Evidence, verdict: &mut Verdict) {
 /// because there is none.
 fn reason(node: &NodeEvidence, now: i64) -> (String, String) {
     let name = &node.node.name;
-    let logs = format!("read the log of the agent (kg) on {name}, and start it if it does not run");
+    let logs = "read the log of the agent (kg) on that node, and start it if it does not run".to_owned();
     if !node.had_agent() {
         return (format!("no agent has checked in (no annotation {LAST_SEEN})"), logs);
     }
@@ -43,7 +45,10 @@ fn reason(node: &NodeEvidence, now: i64) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
-    use crate::doctor::{Severity::Error, testing::expect_only};
+    use crate::doctor::{
+        Severity::Error,
+        testing::{expect_only, said},
+    };
 
     #[test]
     fn what_is_missing_is_named() {
@@ -57,7 +62,8 @@ mod tests {
             evidence.nodes[2].alive = false;
             evidence.nodes[2].node.last_seen -= 290;
         });
-        expect_only("ready", Error, "node/n3", &["no agent has checked in"], |evidence| {
+        expect_only("ready", Error, "node/n3", &["no agent has checked in", "there is no Node called x"], |evidence| {
+            said(&mut evidence.nodes[2]).report.idle = Some("there is no Node called x".to_owned());
             evidence.nodes[2].alive = false;
             evidence.nodes[2].node.last_seen = 0;
         });

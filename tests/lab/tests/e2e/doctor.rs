@@ -16,28 +16,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, PostParams};
-use lab::{Access, Lab, Spec};
+use lab::Lab;
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, PACE, annotation, bring_up, in_lab, pod_cidr, skipped, wait};
+use crate::support::{DEADLINE, PACE, annotation, bring_up, in_lab, pod_cidr, skipped, three_locations, wait};
 
 /// Checks that have agents try something.
 const ACTIVE: [&str; 3] = ["endpoint", "udp-port", "path-mtu"];
 
 const AGENT_PORT: u16 = 1107;
 
-fn places(spec: Spec) -> Spec {
-    spec.location("paris", Access::Public)
-        .location("rome", Access::Public)
-        .location("oslo", Access::Elastic)
-        .nodes("paris", 2)
-        .nodes("rome", 1)
-        .nodes("oslo", 1)
-}
-
 #[test]
 fn what_is_broken_is_found_and_nothing_else() -> Result<()> {
-    in_lab("doctor", places, |lab| {
+    in_lab("doctor", three_locations, |lab| {
         bring_up(lab, &[])?;
         let doctor = Doctor::new(lab)?;
         doctor.clean("at the start")?;
