@@ -10,7 +10,7 @@ help:
 	@echo "make test                 everything that CI runs"
 	@echo "make bench                how fast it is, compared with others"
 	@echo "make fmt lint doc fuzz    the same in parts; fuzz takes ARGS='SECONDS [TARGET...]'"
-	@echo "make docs                 write docs/kgctl.md and docs/man anew from kgctl's --help"
+	@echo "make docs                 write anew what in docs/ is made of the code"
 	@echo "make setup                install what the above need (Debian 12, as root)"
 
 setup:
@@ -37,6 +37,7 @@ doc:
 
 docs:
 	KGCTL_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --bin kgctl the_manual_in_docs
+	KG_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --test golden the_pictures_in_docs
 
 fuzz:
 	scripts/fuzz $(ARGS)

@@ -13,6 +13,7 @@ mod encapsulation;
 mod graph;
 mod hostile;
 mod join;
+mod pictures;
 mod routes;
 mod segments;
 mod text;

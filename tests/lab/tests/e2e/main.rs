@@ -13,6 +13,7 @@ mod encapsulation;
 mod external;
 mod flags;
 mod forced;
+mod guides;
 mod hostile;
 mod http;
 mod join;
