@@ -10,7 +10,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use topology::{Granularity, InterfaceName, NodeName};
 
-use crate::{duration, logging::LogLevel};
+use crate::{duration, logging::LogLevel, webhook};
 
 /// Nodes that did not check in for this many of our periods are left out of the mesh.
 const SILENT_PERIODS: u32 = 2;
@@ -164,12 +164,8 @@ pub struct Args {
 pub enum Command {
     /// Print the version and exit
     Version,
-    /// Admission webhook for Peer objects; not available yet
-    Webhook {
-        /// Its flags, taken whole so that the refusal is about the command and not about them
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        flags: Vec<String>,
-    },
+    /// Answer the API server's questions whether a Peer object is valid
+    Webhook(webhook::Args),
 }
 
 /// Values of `--encapsulate`.
@@ -327,12 +323,6 @@ impl Args {
     }
 
     fn refuse_what_is_not_available(&self) -> Result<(), UsageError> {
-        if let Some(Command::Webhook { .. }) = self.command {
-            return usage(
-                "kg webhook",
-                "the admission webhook is not available in this version; the CRD's schema checks Peers",
-            );
-        }
         if self.backend != "kubernetes" {
             return usage("--backend", format!("{:?} is unknown: the only backend is kubernetes", self.backend));
         }
@@ -414,7 +404,7 @@ fn mtu(text: &str) -> Result<Mtu, String> {
 }
 
 /// Go's listen address; without a host it means every address of both families.
-fn listen(text: &str) -> Result<String, &'static str> {
+pub(crate) fn listen(text: &str) -> Result<String, &'static str> {
     let (host, port) = text.rsplit_once(':').ok_or("expected [HOST]:PORT")?;
     port.parse::<u16>().map_err(|_| "the port must be a number from 0 to 65535")?;
     Ok(if host.is_empty() { format!("[::]:{port}") } else { text.to_owned() })

@@ -28,6 +28,7 @@ pub mod run;
 pub mod signals;
 pub mod state;
 pub mod told;
+pub mod webhook;
 pub mod writer;
 
 // So that what this crate's tests share with those in `tests/os` can name it in one way.

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use agent::{
     causes,
     flags::{Args, Command},
-    logging, panic, run,
+    logging::{self, LogLevel},
+    panic, run, webhook,
 };
 use clap::Parser;
 
@@ -15,25 +16,35 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(Command::Version) = args.command {
-        println!("{}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+    match args.command {
+        Some(Command::Version) => {
+            println!("{}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Webhook(args)) => {
+            let level = args.log_level;
+            return run_to_the_end("the webhook", level, || webhook::blocking(args));
+        }
+        None => {}
     }
-    let options = match args.validate() {
-        Ok(options) => options,
+    match args.validate() {
+        Ok(options) => run_to_the_end("the agent", options.log_level, || run::blocking(options)),
         Err(error) => {
             eprintln!("error: {error}\n\nFor more information, try 'kg --help'.");
-            return ExitCode::from(USAGE);
+            ExitCode::from(USAGE)
         }
-    };
-    logging::init(options.log_level);
+    }
+}
+
+fn run_to_the_end(what: &str, level: LogLevel, run: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    logging::init(level);
     panic::end_process();
-    match run::blocking(options) {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Not only to the log: its level may hide even errors.
             let error = causes::text(error.as_ref());
-            tracing::error!(error, "the agent stops");
+            tracing::error!(error, "{what} stops");
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod admission;
 pub mod annotations;
 pub mod announce;
 mod claims;

@@ -147,9 +147,19 @@ fn what_cannot_be_done_is_refused_by_name() {
 }
 
 #[test]
-fn the_webhook_is_refused_whatever_its_flags() {
-    let args = Args::try_parse_from(["kg", "webhook", "--cert-file", "/c", "--listen=:8443"]).unwrap();
-    assert!(args.validate().unwrap_err().to_string().starts_with("kg webhook: "));
+fn the_webhook_has_kilos_flags() {
+    let parse = |flags: &[&str]| Args::try_parse_from([&["kg", "webhook"], flags].concat());
+    let args = parse(&["--cert-file", "/c", "--key-file=/k"]).unwrap();
+    let Some(Command::Webhook(webhook)) = args.command else { panic!("{args:?}") };
+    assert_eq!((webhook.cert_file, webhook.key_file), ("/c".into(), "/k".into()));
+    assert_eq!((webhook.listen.as_str(), webhook.listen_metrics.as_str()), ("[::]:8443", "[::]:1107"));
+    for (flags, named) in [
+        (&["--cert-file=/c"][..], "--key-file"),
+        (&["--cert-file=/c", "--key-file=/k", "--listen=8443"], "[HOST]:PORT"),
+    ] {
+        let error = parse(flags).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
 }
 
 #[test]

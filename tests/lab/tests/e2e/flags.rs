@@ -11,7 +11,7 @@ const REFUSED: [(&[&str], &str); 7] = [
     (&["--encapsulate=never", "--compatibility=cilium"], "--compatibility"),
     (&["--encapsulate=never", "--create-interface=false", "--wireguard=userspace"], "--create-interface"),
     (&["--encapsulate=never", "--backend=etcd"], "--backend"),
-    (&["webhook", "--cert-file=a", "--key-file=b"], "webhook"),
+    (&["webhook", "--cert-file=/nonexistent/a", "--key-file=b"], "--cert-file /nonexistent/a"),
     (&["--encapsulate=never", "--no-such-flag"], "--no-such-flag"),
 ];
 
