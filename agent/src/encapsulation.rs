@@ -1,7 +1,11 @@
 //! Which tunnel to use inside the location: IPIP is what upstream's agents know, VXLAN works where the kernel
 //! has no IPIP or the network drops it.
 
-use topology::{TunnelKind, plan::Strategy};
+use topology::{
+    TunnelKind,
+    compatibility::{Path, TunnelChoice},
+    plan::Strategy,
+};
 use tracing::info;
 
 use crate::{
@@ -36,15 +40,23 @@ impl From<Encapsulate> for Strategy {
     }
 }
 
-/// Does what the flags say; `None` means that packets travel plainly.
+/// Does what the flags say, on top of a network provider with this `path`; `None` means that packets travel
+/// without a tunnel of ours.
 pub async fn choose(
     encapsulate: Encapsulate,
     device: EncapsulationDevice,
+    path: Option<Path>,
     netlink: &Netlink,
 ) -> Result<Option<TunnelKind>, NoTunnel> {
     if encapsulate == Encapsulate::Never {
         return Ok(None);
     }
+    let device = match path.map(|path| path.tunnel(device.kind())) {
+        Some(TunnelChoice::None) => return Ok(None),
+        Some(TunnelChoice::Only(TunnelKind::Ipip)) => EncapsulationDevice::Ipip,
+        Some(TunnelChoice::Only(TunnelKind::Vxlan)) => EncapsulationDevice::Vxlan,
+        Some(TunnelChoice::Any) | None => device,
+    };
     let ipip = tunnel::is_available(netlink, TunnelKind::Ipip).await;
     let vxlan = tunnel::is_available(netlink, TunnelKind::Vxlan).await;
     let (kind, reason) = decide(device, ipip, vxlan)?;

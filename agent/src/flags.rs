@@ -8,7 +8,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use topology::{Granularity, InterfaceName, NodeName};
+use topology::{
+    Granularity, InterfaceName, NodeName, PodCidrSource, TunnelKind,
+    compatibility::{MODES, Mode, Path as Way},
+};
 
 use crate::{duration, logging::LogLevel, webhook};
 
@@ -58,9 +61,13 @@ pub struct Args {
     #[arg(long, default_value = "/etc/cni/net.d/10-kilo.conflist", value_name = "FILE")]
     pub cni_path: PathBuf,
 
-    /// Work beside another network provider (flannel or cilium); not available yet
-    #[arg(long, default_value = "", value_name = "PROVIDER")]
+    /// Work on top of another network provider: flannel, canal, cilium, calico, … or generic
+    #[arg(long, default_value = "", value_name = "PROVIDER", hide_default_value = true)]
     pub compatibility: String,
+
+    /// Where the node's pod CIDRs are; by default as --compatibility says, else spec
+    #[arg(long, value_name = "spec|annotation:KEY|cilium|calico")]
+    pub pod_cidr_source: Option<PodCidrSource>,
 
     /// Create the WireGuard interface where there is none; false needs WireGuard of the kernel
     #[arg(long, value_name = boolean!(), default_value = "true", default_missing_value = "true",
@@ -190,6 +197,17 @@ pub enum EncapsulationDevice {
     Vxlan,
 }
 
+impl EncapsulationDevice {
+    /// What was asked for, if anything was.
+    pub fn kind(self) -> Option<TunnelKind> {
+        match self {
+            Self::Auto => None,
+            Self::Ipip => Some(TunnelKind::Ipip),
+            Self::Vxlan => Some(TunnelKind::Vxlan),
+        }
+    }
+}
+
 /// Values of `--wireguard`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WireGuard {
@@ -239,6 +257,10 @@ pub struct Options {
     pub mtu: Mtu,
     /// The CNI configuration to keep, if any.
     pub cni_path: Option<PathBuf>,
+    /// How nodes of the own location are reached on top of another network provider.
+    pub path: Option<Way>,
+    /// Where the node's pod CIDRs are.
+    pub pod_cidr_source: PodCidrSource,
     /// Undo everything on a clean stop.
     pub clean_up: bool,
     /// Undo the WireGuard interface as well, where it can outlive the agent.
@@ -290,6 +312,7 @@ impl Args {
         if self.topology_label.is_empty() {
             return usage("--topology-label", "must not be empty");
         }
+        let mode = self.mode()?;
         let subnets = one_of_each_family(self.subnet)?;
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
         Ok(Options {
@@ -302,6 +325,8 @@ impl Args {
             port: self.port,
             mtu: self.mtu,
             cni_path: self.cni.then_some(self.cni_path),
+            path: mode.map(|mode| mode.path),
+            pod_cidr_source: self.pod_cidr_source.or_else(|| Some(mode?.pod_cidr_source.clone())).unwrap_or_default(),
             clean_up: self.clean_up,
             clean_up_interface: self.clean_up_interface,
             create_interface: self.create_interface,
@@ -322,15 +347,28 @@ impl Args {
         })
     }
 
+    /// What `--compatibility` stands for.
+    fn mode(&self) -> Result<Option<&'static Mode>, UsageError> {
+        if self.compatibility.is_empty() {
+            return Ok(None);
+        }
+        let Some(mode) = Mode::named(&self.compatibility) else {
+            let names: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
+            let known = names.join(", ");
+            return usage(
+                "--compatibility",
+                format!("{:?} is unknown: expected one of {known}; generic is for any other", self.compatibility),
+            );
+        };
+        if mode.path == Way::Calico && self.encapsulation_device == EncapsulationDevice::Ipip {
+            return usage("--encapsulation-device", "ipip is tunl0, which may be Calico's: leave the flag out");
+        }
+        Ok(Some(mode))
+    }
+
     fn refuse_what_is_not_available(&self) -> Result<(), UsageError> {
         if self.backend != "kubernetes" {
             return usage("--backend", format!("{:?} is unknown: the only backend is kubernetes", self.backend));
-        }
-        if !self.compatibility.is_empty() {
-            return usage(
-                "--compatibility",
-                format!("{:?} is not available in this version: leave the flag out and use --cni", self.compatibility),
-            );
         }
         if !self.create_interface && self.wireguard == WireGuard::Userspace {
             return usage(

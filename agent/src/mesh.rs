@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
-    Input, Local, Node, NodeName, Plan, PublicKey, Topology, TunnelKind, annotations,
+    Input, InterfaceName, Local, Node, NodeName, Plan, Provider, PublicKey, Topology, TunnelKind, annotations,
     announce::{self, Findings, Identity},
     discovery::{Addresses, Candidates, choose},
     nat,
@@ -109,7 +109,8 @@ impl<H: Host> Mesh<H> {
         writer: Writer,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let state = State::new(name.clone(), options.topology_label.clone(), options.silence_limit);
+        let state = State::new(name.clone(), options.topology_label.clone(), options.silence_limit)
+            .with_pod_cidrs_from(options.pod_cidr_source.clone());
         Self {
             options,
             name,
@@ -279,6 +280,8 @@ impl<H: Host> Mesh<H> {
             return Vec::new();
         };
         self.addresses = announce::addresses_or_last(choose(&self.candidates(facts, &own)), &self.addresses);
+        self.findings.cni_ips = self.provider(facts).map(|provider| provider.own_ips()).unwrap_or_default();
+        self.findings.pod_cidrs = self.state.provided_pod_cidrs();
         let mut failures = Vec::new();
         if let Some(topology) = self.topology(&own) {
             failures = self.play_part_in(&topology, facts, &channels.report).await;
@@ -301,6 +304,7 @@ impl<H: Host> Mesh<H> {
                 .map(TunnelKind::interface)
                 .into_iter()
                 .chain([self.options.interface.clone(), POD_BRIDGE.into()])
+                .chain(self.options.path.iter().flat_map(|path| path.interfaces()).map(|name| (*name).into()))
                 .collect(),
             internal_cidrs: self.options.internal_cidrs.clone(),
         }
@@ -311,6 +315,10 @@ impl<H: Host> Mesh<H> {
         let says = announce::announce(own, &self.addresses, &self.identity, &self.findings, self.last_seen);
         let own = announce::announced(own, &says);
         self.told.left_out(self.state.left_out());
+        if own.pod_cidrs.is_empty() && own.pod_cidrs_annotated {
+            self.told.idle(&format!("no pod CIDRs: {} has none", self.options.pod_cidr_source.place(&self.name)));
+            return None;
+        }
         if let missing @ [_, ..] = &own.missing()[..] {
             self.told.idle(&format!("the own Node has no {}", missing.join(", ")));
             return None;
@@ -360,7 +368,7 @@ impl<H: Host> Mesh<H> {
             }
         };
         self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
-        let tunnel = plan.tunnel.as_ref().map_or(0, |tunnel| mtu::of_tunnel(tunnel, facts));
+        let tunnel = plan.tunnel.as_ref().map_or(0, |tunnel| mtu::of_tunnel(tunnel, facts, &self.findings.cni_ips));
         failures.extend(self.applier.apply(&plan, Mtus { device: mtu, tunnel }).await);
         self.metrics.leads(plan.leader);
         report.send_modify(|report| {
@@ -370,8 +378,20 @@ impl<H: Host> Mesh<H> {
         });
         self.told.part(plan.leader, topology.segment_of(&self.name));
         let wireguard_ips: Vec<IpNet> = plan.addresses.into_iter().collect();
-        self.findings = Findings { wireguard_ips, discovered_endpoints: discovered };
+        self.findings =
+            Findings { wireguard_ips, discovered_endpoints: discovered, ..std::mem::take(&mut self.findings) };
         failures
+    }
+
+    /// The network provider beneath the mesh, as it is now.
+    fn provider(&self, facts: &Facts) -> Option<Provider> {
+        let path = self.options.path?;
+        let found = |name: &&'static str| {
+            let name = InterfaceName::from(*name);
+            let addresses = facts.interfaces.get(&name)?.addresses.clone();
+            Some((name, addresses))
+        };
+        Some(Provider { path, interfaces: path.interfaces().iter().filter_map(found).collect() })
     }
 
     fn local<'a>(
@@ -388,6 +408,7 @@ impl<H: Host> Mesh<H> {
             interface: self.options.interface.clone(),
             private_interfaces: carried.collect(),
             local_routes: self.options.local_routes,
+            provider: self.provider(facts),
             encapsulation: self
                 .identity
                 .tunnel

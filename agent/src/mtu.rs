@@ -1,7 +1,7 @@
 //! The largest packets that the WireGuard interface and the tunnel inside the location may carry.
 
 use ipnet::IpNet;
-use topology::Tunnel;
+use topology::{Tunnel, TunnelKind};
 
 use crate::{
     flags::Mtu,
@@ -36,11 +36,14 @@ impl Mtus {
     }
 }
 
-/// The MTU of the tunnel: what fits into a packet of the interface that carries its outer address.
-pub fn of_tunnel(tunnel: &Tunnel, facts: &Facts) -> u32 {
+/// The MTU of the tunnel: what fits into a packet of the interface that carries its outer address. Where that is
+/// one of `overlay`, it is carried once more, by a network provider whose interface need not tell.
+pub fn of_tunnel(tunnel: &Tunnel, facts: &Facts, overlay: &[IpNet]) -> u32 {
     let carries = |interface: &&Interface| interface.addresses.iter().any(|address| address.addr() == tunnel.local);
     let outside = facts.interfaces.values().find(carries).map_or(ETHERNET_MTU, |interface| interface.mtu);
-    outside.saturating_sub(tunnel.kind.overhead(tunnel.local))
+    let is_carried_twice = overlay.iter().any(|address| address.addr() == tunnel.local);
+    let twice = if is_carried_twice { TunnelKind::Vxlan.overhead(tunnel.local) } else { 0 };
+    outside.saturating_sub(tunnel.kind.overhead(tunnel.local) + twice)
 }
 
 /// The MTU of the WireGuard interface: what fits into a packet of the interface that leads outside,
@@ -58,8 +61,6 @@ pub fn choose(wanted: Mtu, facts: &Facts, internal_ips: &[IpNet]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use topology::TunnelKind;
-
     use super::*;
 
     #[test]
@@ -86,7 +87,7 @@ mod tests {
                 neighbours: [].into(),
                 forwarding: [].into(),
             };
-            assert_eq!(of_tunnel(&tunnel, &facts), expected, "{kind} {local}");
+            assert_eq!(of_tunnel(&tunnel, &facts, &[]), expected, "{kind} {local}");
         }
     }
 

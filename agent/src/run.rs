@@ -65,7 +65,8 @@ async fn run(options: Options) -> Result<()> {
     let (interface, granularity, version) = (&options.interface, options.granularity, env!("CARGO_PKG_VERSION"));
     info!(node = %name, key = %key.public, %interface, %granularity, version, "agent started");
     let netlink = Netlink::open()?;
-    let tunnel = encapsulation::choose(options.encapsulate, options.encapsulation_device, &netlink).await?;
+    let tunnel =
+        encapsulation::choose(options.encapsulate, options.encapsulation_device, options.path, &netlink).await?;
     let factory = device_factory(&options, &key, netlink).await;
 
     let stop = CancellationToken::new();
@@ -84,7 +85,11 @@ async fn run(options: Options) -> Result<()> {
     tasks.spawn(signals(stop.clone()));
     let nodes = cluster::watch_nodes(client.clone(), sender.clone(), renewed.clone());
     tasks.spawn(watched("the watch of nodes", nodes));
-    tasks.spawn(watched("the watch of peers", cluster::watch_peers(client.clone(), sender, renewed)));
+    let peers = cluster::watch_peers(client.clone(), sender.clone(), renewed.clone());
+    tasks.spawn(watched("the watch of peers", peers));
+    let source = options.pod_cidr_source.clone();
+    let pod_cidrs = cluster::watch_pod_cidrs(client.clone(), source, name.clone(), sender, renewed);
+    tasks.spawn(watched("the watch of pod CIDRs", pod_cidrs));
     tasks
         .spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter, prober, diagnoser)));
 

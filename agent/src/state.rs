@@ -9,9 +9,13 @@ use std::{
     time::Duration,
 };
 
-use topology::{Membership, Node, NodeName, Peer, PeerName, Warning, annotations, peer, report::ApiProblem};
+use ipnet::IpNet;
+use topology::{
+    Membership, Node, NodeName, Peer, PeerName, PodCidrSource, Warning, annotations, compatibility, peer,
+    report::ApiProblem,
+};
 
-use crate::cluster::{Change, Event, NodeRecord, PeerRecord};
+use crate::cluster::{Change, Event, NodeRecord, PeerRecord, ProviderRecord};
 
 /// When a message arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +33,14 @@ pub enum Notice {
     Object(Warning),
     /// Objects of this kind cannot be read now.
     Unreadable {
-        /// `nodes` or `peers`.
+        /// Their plural.
         resource: &'static str,
         /// Why.
         error: String,
     },
     /// Objects of this kind can be read again.
     Readable {
-        /// `nodes` or `peers`.
+        /// Their plural.
         resource: &'static str,
     },
 }
@@ -84,6 +88,8 @@ struct Own {
     node: Node,
     /// The annotations it has.
     annotations: BTreeMap<String, String>,
+    /// What `node` is made of.
+    record: NodeRecord,
 }
 
 /// The cluster as it is known.
@@ -92,6 +98,9 @@ pub struct State {
     /// The own Node's name; an observer has none.
     name: Option<NodeName>,
     topology_label: String,
+    pod_cidr_source: PodCidrSource,
+    /// The own pod CIDRs in each object of a network provider.
+    pod_cidrs: BTreeMap<String, Vec<IpNet>>,
     own: Option<Own>,
     /// The last check-in that was written and has not come back.
     checked_in: Option<i64>,
@@ -124,6 +133,8 @@ impl State {
         Self {
             name: None,
             topology_label,
+            pod_cidr_source: PodCidrSource::Spec,
+            pod_cidrs: BTreeMap::new(),
             own: None,
             checked_in: None,
             unheard_since: None,
@@ -138,6 +149,11 @@ impl State {
         }
     }
 
+    /// The same, with the own pod CIDRs from `source`.
+    pub fn with_pod_cidrs_from(self, source: PodCidrSource) -> Self {
+        Self { pod_cidr_source: source, ..self }
+    }
+
     /// Takes in what the watch says.
     pub fn handle(&mut self, event: Event, at: Time) -> Outcome {
         let mut outcome = Outcome::default();
@@ -150,6 +166,12 @@ impl State {
                 self.readable("peers", &mut outcome);
                 self.change_peers(change, &mut outcome);
             }
+            Event::PodCidrs(change) => {
+                if let Some(resource) = self.pod_cidr_source.resource() {
+                    self.readable(resource.plural, &mut outcome);
+                    self.change_pod_cidrs(change, resource.plural, &mut outcome);
+                }
+            }
             Event::Unreadable { resource, status, error } => {
                 self.unreadable(resource, Unreadable { status, error, at: at.now }, &mut outcome);
             }
@@ -157,15 +179,40 @@ impl State {
         outcome
     }
 
-    /// Whether enough was read to compute a mesh: all Nodes, and all Peers or the news that there are
-    /// none to be had. Before, what an earlier run left on the host stays as it is.
+    /// Whether enough was read to compute a mesh: all Nodes, and all Peers, and what says where pods are, or
+    /// the news that these cannot be had. Before, what an earlier run left on the host stays as it is.
     pub fn is_complete(&self) -> bool {
-        self.listed.contains("nodes") && (self.listed.contains("peers") || self.unreadable.contains_key("peers"))
+        let has_or_cannot = |resource| self.listed.contains(resource) || self.unreadable.contains_key(resource);
+        let provider = self.pod_cidr_source.resource();
+        self.listed.contains("nodes")
+            && has_or_cannot("peers")
+            && provider.is_none_or(|resource| has_or_cannot(resource.plural))
     }
 
     /// The own Node without what the agent itself wrote; `None` while the API has none.
     pub fn own(&self) -> Option<&Node> {
         self.own.as_ref().map(|own| &own.node)
+    }
+
+    /// The own pod CIDRs that the network provider has; `None` where `spec.podCIDRs` has them.
+    pub fn provided_pod_cidrs(&self) -> Option<Vec<IpNet>> {
+        let own = self.own.as_ref()?;
+        self.provided(&own.record).0
+    }
+
+    fn provided(&self, own: &NodeRecord) -> (Option<Vec<IpNet>>, Vec<Warning>) {
+        match &self.pod_cidr_source {
+            PodCidrSource::Spec => (None, Vec::new()),
+            PodCidrSource::Annotation(key) => {
+                let text = own.annotations.get(&**key).map(String::as_str).unwrap_or_default();
+                let (cidrs, wrong) = compatibility::listed(text);
+                let warn = |text: &String| Warning::node(&own.name, key, format!("{text:?} ignored: expected a CIDR"));
+                (Some(cidrs), wrong.iter().map(warn).collect())
+            }
+            PodCidrSource::CiliumNode | PodCidrSource::CalicoBlocks => {
+                (Some(self.pod_cidrs.values().flatten().copied().collect()), Vec::new())
+            }
+        }
     }
 
     /// The own Node's annotations.
@@ -293,8 +340,7 @@ impl State {
     fn apply_own(&mut self, mut record: NodeRecord, at: Time, outcome: &mut Outcome) {
         let present = record.annotations.clone();
         record.annotations.retain(|key, _| !annotations::OWNED.contains(&key.as_str()));
-        let (node, warnings) = annotations::decode(&record.as_object(), &self.topology_label);
-        outcome.notices.extend(self.complaints.replace(format!("node/{}", node.name), warnings));
+        let node = self.decode_own(&record, outcome);
         let known = self.own.as_ref();
         outcome.mesh |= known.is_none_or(|own| own.node != node);
         outcome.own |= known.is_none_or(|own| own.annotations != present);
@@ -304,7 +350,58 @@ impl State {
             self.membership.echo(at.now);
             outcome.mesh |= self.judge_all();
         }
-        self.own = Some(Own { node, annotations: present });
+        self.own = Some(Own { node, annotations: present, record });
+    }
+
+    /// The own Node as its `record` and its network provider say.
+    fn decode_own(&mut self, record: &NodeRecord, outcome: &mut Outcome) -> Node {
+        let (provided, mut warnings) = self.provided(record);
+        let mut record = record.clone();
+        if let Some(cidrs) = provided {
+            let text = annotations::announced_pod_cidrs(&cidrs);
+            record.annotations.insert(annotations::POD_CIDRS.to_owned(), text);
+        }
+        let (node, more) = annotations::decode(&record.as_object(), &self.topology_label);
+        warnings.extend(more);
+        outcome.notices.extend(self.complaints.replace(format!("node/{}", node.name), warnings));
+        node
+    }
+
+    fn change_pod_cidrs(&mut self, change: Change<ProviderRecord>, plural: &'static str, outcome: &mut Outcome) {
+        match change {
+            Change::Apply(record) => self.apply_pod_cidrs(&record, plural, outcome),
+            Change::Delete(name) => self.delete_pod_cidrs(&name, plural),
+            Change::Reset(records) => {
+                outcome.mesh |= self.listed.insert(plural);
+                let present: BTreeSet<&str> = records.iter().map(|record| record.name.as_str()).collect();
+                let gone: Vec<String> =
+                    self.pod_cidrs.keys().filter(|name| !present.contains(name.as_str())).cloned().collect();
+                gone.iter().for_each(|name| self.delete_pod_cidrs(name, plural));
+                records.iter().for_each(|record| self.apply_pod_cidrs(record, plural, outcome));
+            }
+        }
+        if let Some(mut own) = self.own.take() {
+            let node = self.decode_own(&own.record, outcome);
+            outcome.mesh |= own.node != node;
+            own.node = node;
+            self.own = Some(own);
+        }
+    }
+
+    fn apply_pod_cidrs(&mut self, record: &ProviderRecord, plural: &'static str, outcome: &mut Outcome) {
+        let Some(own) = &self.name else { return };
+        let (cidrs, warnings) = self.pod_cidr_source.read(own, &record.name, &record.spec);
+        outcome.notices.extend(self.complaints.replace(format!("{plural}/{}", record.name), warnings));
+        if cidrs.is_empty() {
+            self.pod_cidrs.remove(&record.name);
+        } else {
+            self.pod_cidrs.insert(record.name.clone(), cidrs);
+        }
+    }
+
+    fn delete_pod_cidrs(&mut self, name: &str, plural: &'static str) {
+        self.complaints.replace(format!("{plural}/{name}"), Vec::new());
+        self.pod_cidrs.remove(name);
     }
 
     fn delete_node(&mut self, name: &NodeName, outcome: &mut Outcome) {

@@ -52,6 +52,8 @@ fn survives_writing(node: &Node) {
         discovered_endpoints: node.discovered_endpoints.clone(),
         granularity: node.granularity.unwrap_or(Granularity::Location),
         tunnel: node.tunnel,
+        cni_ips: node.cni_ips.clone(),
+        pod_cidrs: Some(node.pod_cidrs.clone()),
     };
     let annotations = announcement.annotations().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let labels = BTreeMap::new();
@@ -68,6 +70,8 @@ fn survives_writing(node: &Node) {
         discovered_endpoints: again.discovered_endpoints,
         granularity: again.granularity.expect("a granularity was written"),
         tunnel: again.tunnel,
+        cni_ips: again.cni_ips,
+        pod_cidrs: Some(again.pod_cidrs),
     };
     assert_eq!(announcement, read);
 }

@@ -55,6 +55,7 @@ fn measure(nodes: u32, locations: u32, granularity: Granularity, extra: bool) ->
         name: &name,
         interface: "kilo0".into(),
         private_interfaces: BTreeMap::from([(IpAddr::from([10, 1, 0, 0]), "eth0".into())]),
+        provider: None,
         local_routes: true,
         encapsulation: None,
         cni: true,

@@ -1,9 +1,9 @@
 //! The Node annotations through which agents talk to each other and people talk to agents.
 //!
-//! Keys and values are Kilo's, so that a cluster can be switched node by node. Three keys are ours:
+//! Keys and values are Kilo's, so that a cluster can be switched node by node. Some keys are ours:
 //! [`INTERNAL_IPS`] and [`WIREGUARD_IPS`] carry the addresses of both families, of which upstream's
-//! keys hold the first only, and [`ENCAPSULATION_DEVICE`] says how a node encapsulates; upstream agents
-//! ignore them.
+//! keys hold the first only, [`ENCAPSULATION_DEVICE`] says how a node encapsulates, and [`POD_CIDRS`] and
+//! [`FORCE_POD_CIDRS`] where its pods are if not where `spec.podCIDRs` says; upstream agents ignore them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -49,8 +49,20 @@ pub const GRANULARITY: &str = "kilo.squat.ai/granularity";
 /// Ours: the tunnel inside the location, `ipip` or `vxlan`, or empty for none.
 pub const ENCAPSULATION_DEVICE: &str = "kilo.squat.ai/encapsulation-device";
 
+/// Its address in the overlay of another network provider, or empty; of both families comma-separated, where
+/// upstream knows no such provider.
+pub const CNI_COMPATIBILITY_IP: &str = "kilo.squat.ai/cni-compatibility-ip";
+/// Ours: the node's pod CIDRs, comma-separated, `-` if its provider has none yet, or empty if they are those of
+/// `spec.podCIDRs`.
+pub const POD_CIDRS: &str = "kilo.squat.ai/pod-cidrs";
+/// Ours: pod CIDRs given by a person, comma-separated; they win over everything.
+pub const FORCE_POD_CIDRS: &str = "kilo.squat.ai/force-pod-cidrs";
+
+/// What [`POD_CIDRS`] says of a node without any.
+const NO_POD_CIDRS: &str = "-";
+
 /// The keys that the agent writes, and removes again on a clean stop.
-pub const OWNED: [&str; 10] = [
+pub const OWNED: [&str; 12] = [
     ENDPOINT,
     INTERNAL_IP,
     INTERNAL_IPS,
@@ -61,6 +73,8 @@ pub const OWNED: [&str; 10] = [
     DISCOVERED_ENDPOINTS,
     GRANULARITY,
     ENCAPSULATION_DEVICE,
+    CNI_COMPATIBILITY_IP,
+    POD_CIDRS,
 ];
 
 /// The parts of a Node object that the mesh reads.
@@ -151,7 +165,33 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    fn pod_cidrs(&mut self) -> Vec<IpNet> {
+    /// And whether an annotation says them: as a person says, else as the agent announces, else as the control plane says.
+    fn pod_cidrs(&mut self) -> (Vec<IpNet>, bool) {
+        for key in [FORCE_POD_CIDRS, POD_CIDRS] {
+            if let Some(text) = self.text(key).filter(|text| !text.trim().is_empty()) {
+                return (self.listed_pod_cidrs(key, text), true);
+            }
+        }
+        (self.spec_pod_cidrs(), false)
+    }
+
+    fn listed_pod_cidrs(&mut self, key: &str, text: &str) -> Vec<IpNet> {
+        let mut cidrs: Vec<IpNet> = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !matches!(*part, "" | NO_POD_CIDRS)) {
+            let Some(cidr) = self.parse_text::<IpNet>(key, part).map(|cidr| cidr.trunc()) else { continue };
+            let other = cidrs.iter().find(|other| other.contains(&cidr) || cidr.contains(*other)).copied();
+            if cidr.prefix_len() == 0 {
+                self.warn(key, format!("{cidr} ignored: a node cannot have all addresses"));
+            } else if let Some(other) = other {
+                self.warn(key, format!("{cidr} ignored: it overlaps {other}"));
+            } else {
+                cidrs.push(cidr);
+            }
+        }
+        cidrs
+    }
+
+    fn spec_pod_cidrs(&mut self) -> Vec<IpNet> {
         let object = self.object;
         let mut cidrs: Vec<IpNet> = Vec::new();
         for text in &object.pod_cidrs {
@@ -211,6 +251,7 @@ fn discovered_endpoint(key: &str, value: &Value) -> Option<(PublicKey, SocketAdd
 pub fn decode(object: &NodeObject<'_>, topology_label: &str) -> (Node, Vec<Warning>) {
     let mut reader = Reader { object, warnings: Vec::new() };
     let (internal_ips, no_internal_ip) = reader.internal_ips();
+    let (pod_cidrs, pod_cidrs_annotated) = reader.pod_cidrs();
     let location = reader.text(LOCATION).or_else(|| object.labels.get(topology_label).map(String::as_str));
     let node = Node {
         name: object.name.into(),
@@ -218,7 +259,8 @@ pub fn decode(object: &NodeObject<'_>, topology_label: &str) -> (Node, Vec<Warni
         location: location.unwrap_or_default().into(),
         endpoint: reader.parse::<Endpoint>(FORCE_ENDPOINT).or_else(|| reader.parse::<Endpoint>(ENDPOINT)),
         key: reader.parse(KEY),
-        pod_cidrs: reader.pod_cidrs(),
+        pod_cidrs,
+        pod_cidrs_annotated,
         internal_ips,
         no_internal_ip,
         leader: reader.text(LEADER).is_some(),
@@ -232,6 +274,7 @@ pub fn decode(object: &NodeObject<'_>, topology_label: &str) -> (Node, Vec<Warni
             if both.is_empty() { first } else { both }
         },
         granularity: reader.parse(GRANULARITY),
+        cni_ips: reader.host_addresses(CNI_COMPATIBILITY_IP),
         tunnel: reader.parse(ENCAPSULATION_DEVICE),
     };
     (node, reader.warnings)
@@ -256,6 +299,10 @@ pub struct Announcement {
     pub granularity: Granularity,
     /// The tunnel that it uses inside its location.
     pub tunnel: Option<TunnelKind>,
+    /// Its addresses in the overlay of another network provider.
+    pub cni_ips: Vec<IpNet>,
+    /// Its pod CIDRs where they are not those of `spec.podCIDRs`.
+    pub pod_cidrs: Option<Vec<IpNet>>,
 }
 
 fn first(nets: &[IpNet]) -> String {
@@ -264,6 +311,11 @@ fn first(nets: &[IpNet]) -> String {
 
 fn joined(nets: &[IpNet]) -> String {
     nets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// What [`POD_CIDRS`] says of a node that has these.
+pub fn announced_pod_cidrs(cidrs: &[IpNet]) -> String {
+    if cidrs.is_empty() { NO_POD_CIDRS.to_owned() } else { joined(cidrs) }
 }
 
 impl Announcement {
@@ -285,6 +337,8 @@ impl Announcement {
             (DISCOVERED_ENDPOINTS, Value::Object(discovered).to_string()),
             (GRANULARITY, self.granularity.to_string()),
             (ENCAPSULATION_DEVICE, self.tunnel.as_ref().map(TunnelKind::to_string).unwrap_or_default()),
+            (CNI_COMPATIBILITY_IP, joined(&self.cni_ips)),
+            (POD_CIDRS, self.pod_cidrs.as_deref().map(announced_pod_cidrs).unwrap_or_default()),
         ])
     }
 }
@@ -402,6 +456,8 @@ mod tests {
             discovered_endpoints: BTreeMap::from([(KEY_TEXT.parse().unwrap(), "192.0.2.7:1024".parse().unwrap())]),
             granularity: Granularity::Full,
             tunnel: Some(TunnelKind::Vxlan),
+            cni_ips: vec!["10.0.1.7/32".parse().unwrap()],
+            pod_cidrs: Some(vec!["10.44.1.0/26".parse().unwrap(), "10.44.2.64/26".parse().unwrap()]),
         };
         let annotations = announced.annotations();
         assert_eq!(annotations.keys().copied().collect::<BTreeSet<_>>(), OWNED.into_iter().collect());
@@ -417,6 +473,8 @@ mod tests {
             discovered_endpoints: node.discovered_endpoints,
             granularity: node.granularity.unwrap(),
             tunnel: node.tunnel,
+            cni_ips: node.cni_ips,
+            pod_cidrs: Some(node.pod_cidrs),
         };
         assert_eq!(heard, announced);
     }

@@ -38,6 +38,10 @@ pub struct Findings {
     pub wireguard_ips: Vec<IpNet>,
     /// Where it sees others that are behind NAT.
     pub discovered_endpoints: BTreeMap<PublicKey, SocketAddr>,
+    /// Its addresses in the overlay of another network provider.
+    pub cni_ips: Vec<IpNet>,
+    /// Its pod CIDRs where they are not those of `spec.podCIDRs`.
+    pub pod_cidrs: Option<Vec<IpNet>>,
 }
 
 /// The announcement of `own`, the Node without the agent's annotations, so that its endpoint and
@@ -58,6 +62,8 @@ pub fn announce(
         discovered_endpoints: findings.discovered_endpoints.clone(),
         granularity: identity.granularity,
         tunnel: identity.tunnel,
+        cni_ips: findings.cni_ips.clone(),
+        pod_cidrs: findings.pod_cidrs.clone(),
     }
 }
 
@@ -86,6 +92,7 @@ pub fn announced(own: &Node, announcement: &Announcement) -> Node {
         discovered_endpoints: announcement.discovered_endpoints.clone(),
         granularity: Some(announcement.granularity),
         tunnel: announcement.tunnel,
+        cni_ips: announcement.cni_ips.clone(),
         ..own.clone()
     }
 }

@@ -11,6 +11,7 @@ pub mod annotations;
 pub mod announce;
 mod claims;
 pub mod cni;
+pub mod compatibility;
 pub mod conf;
 pub mod connect;
 pub mod device;
@@ -38,6 +39,7 @@ pub mod topology;
 pub mod tunnel;
 pub mod warning;
 
+pub use compatibility::{PodCidrSource, Provider};
 pub use connect::Machine;
 pub use device::{DeviceDiff, DevicePeer, DevicePlan, PeerStatistics};
 pub use endpoint::{Endpoint, EndpointError};

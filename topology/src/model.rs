@@ -66,8 +66,11 @@ pub struct Node {
     pub endpoint: Option<Endpoint>,
     /// Its WireGuard public key.
     pub key: Option<PublicKey>,
-    /// `spec.podCIDRs`, in that order; at most one of each family counts in Kubernetes.
+    /// Where its pods' addresses come from: `spec.podCIDRs`, of which at most one of each family counts, or
+    /// any number that its network provider has.
     pub pod_cidrs: Vec<IpNet>,
+    /// Whether they are said by an annotation and not by `spec.podCIDRs`.
+    pub pod_cidrs_annotated: bool,
     /// Its addresses inside its location with their prefix lengths, at most one of each family.
     /// The first is the one that upstream knows.
     pub internal_ips: Vec<IpNet>,
@@ -87,6 +90,8 @@ pub struct Node {
     pub wireguard_ips: Vec<IpNet>,
     /// The granularity that its agent runs with.
     pub granularity: Option<Granularity>,
+    /// Its addresses in the overlay of another network provider, at most one of each family.
+    pub cni_ips: Vec<IpNet>,
     /// The tunnel that its agent uses inside the location; `None`: none, or upstream's agent.
     pub tunnel: Option<TunnelKind>,
 }
@@ -103,9 +108,14 @@ impl Node {
             missing.push(crate::annotations::KEY);
         }
         if self.pod_cidrs.is_empty() {
-            missing.push("spec.podCIDR");
+            missing.push(self.pod_cidrs_field());
         }
         missing
+    }
+
+    /// The annotation or field that says its pod CIDRs.
+    pub fn pod_cidrs_field(&self) -> &'static str {
+        if self.pod_cidrs_annotated { crate::annotations::POD_CIDRS } else { "spec.podCIDR" }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Routes are upstream's, for both families. An IPv6 destination whose segment has no IPv6
 //! WireGuard address is routed to the interface itself: WireGuard needs no gateway, only allowed IPs.
 
+mod beneath;
 mod encapsulation;
 
 use std::{
@@ -12,10 +13,11 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::beneath::PRECEDENCE_TABLE;
 use self::encapsulation::Means;
 use crate::{
-    DevicePeer, DevicePlan, Endpoint, Firewall, InterfaceName, MAIN_TABLE, NodeName, Peer, PublicKey, Route, Rule,
-    Seconds, Warning,
+    DevicePeer, DevicePlan, Endpoint, Firewall, InterfaceName, MAIN_TABLE, NodeName, Peer, Provider, PublicKey, Route,
+    Rule, Seconds, Warning,
     address::{is_single, of_family, same_family, single},
     annotations::INTERNAL_IP,
     topology::{Member, Segment, Topology},
@@ -57,6 +59,8 @@ pub struct Local<'a> {
     pub private_interfaces: BTreeMap<IpAddr, InterfaceName>,
     /// Whether to route between the nodes of the location (`--local`).
     pub local_routes: bool,
+    /// The network provider that attaches pods and joins the location's nodes, if that is not us.
+    pub provider: Option<Provider>,
     /// How packets travel between the nodes of the location; `None`: plainly.
     pub encapsulation: Option<Encapsulation>,
     /// Whether pods are attached by our own CNI configuration (`--cni`), and so masqueraded by us.
@@ -104,7 +108,7 @@ impl Plan {
         let member = segment.members.iter().find(|member| member.name == *local.name);
         let member = member.ok_or_else(|| NotInMesh(local.name.clone()))?;
         let discovered = topology.discovered_endpoints(local.discovered);
-        let means = Means::new(local.encapsulation, &segment.members);
+        let means = Means::new(local, &segment.members);
         let view = View { topology, local, segment, member, discovered, means };
         let leader = segment.leader().name == *local.name;
         let (tunnel, forwarded) = (view.tunnel(), view.forwarded(leader));
@@ -115,11 +119,15 @@ impl Plan {
         }
         if leader {
             view.plan_leader(&mut plan);
+            if !local.local_routes {
+                view.plan_returns(&mut plan);
+            }
         } else {
             view.plan_member(&mut plan);
         }
         let own_link = view.own_link();
         plan.routes.retain(|route| route.table != MAIN_TABLE || !own_link.contains(&route.dst));
+        view.give_precedence(&mut plan);
         view.warn_of_other_tunnels(&mut plan);
         plan.warnings.sort();
         plan.warnings.dedup();
@@ -135,7 +143,7 @@ struct View<'a> {
     member: &'a Member,
     discovered: BTreeMap<PublicKey, SocketAddr>,
     /// How packets travel inside the location, if not plainly.
-    means: Option<Means>,
+    means: Option<Means<'a>>,
 }
 
 impl View<'_> {
@@ -205,7 +213,8 @@ impl View<'_> {
             let message = format!("{own} is the address of node/{}: nothing is sent there", self.member.name);
             return Err(Warning::node(&gateway.name, INTERNAL_IP, message));
         }
-        if let Some((via, dev)) = self.through_tunnel(gateway, dst.addr()) {
+        let overlay = self.overlay(gateway, dst).transpose()?;
+        if let Some((via, dev)) = overlay.or_else(|| self.through_tunnel(gateway, dst.addr())) {
             return Ok(Route { dst, via: Some(via), dev, src: own, table: MAIN_TABLE });
         }
         let via = internal.ok_or_else(|| lacks(gateway))?;
@@ -317,7 +326,7 @@ impl View<'_> {
             guard: self.guard(),
             clamp: [self.local.interface.clone()]
                 .into_iter()
-                .chain(self.means.map(|means| means.interface()))
+                .chain(self.means.as_ref().map(Means::interface))
                 .collect(),
         }
     }

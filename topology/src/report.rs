@@ -282,6 +282,7 @@ mod tests {
             name: &"a".into(),
             interface: "kilo0".into(),
             private_interfaces: BTreeMap::new(),
+            provider: None,
             local_routes: true,
             encapsulation: None,
             cni: true,

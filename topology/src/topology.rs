@@ -16,7 +16,7 @@ use crate::{
     Endpoint, Granularity, Location, Node, NodeName, Peer, PeerName, PublicKey, Seconds, SegmentName, TunnelKind,
     Warning,
     address::{is_public_for_election, nth, single},
-    annotations::{ALLOWED_LOCATION_IPS, INTERNAL_IP, KEY},
+    annotations::{ALLOWED_LOCATION_IPS, INTERNAL_IP, KEY, POD_CIDRS},
     claims::Claims,
 };
 
@@ -65,6 +65,8 @@ pub struct Member {
     pub internal_ips: Vec<IpNet>,
     /// Those internal IPs that other segments may send to; another node may own the rest.
     pub routed_internal_ips: Vec<IpAddr>,
+    /// Its addresses in the overlay of another network provider.
+    pub cni_ips: Vec<IpAddr>,
     /// Its keepalive.
     pub persistent_keepalive: Seconds,
     /// The tunnel that it says it uses inside its location.
@@ -234,7 +236,8 @@ fn settle_pod_cidrs(node: &Node, pods: &Claims<&NodeName>, warnings: &mut Vec<Wa
         match pods.overlapping(*cidr).next() {
             Some((other, owner)) => {
                 let message = format!("{cidr} ignored: it overlaps {other} of node/{owner}");
-                warnings.push(Warning::node(&node.name, "spec.podCIDRs", message));
+                let field = if node.pod_cidrs_annotated { POD_CIDRS } else { "spec.podCIDRs" };
+                warnings.push(Warning::node(&node.name, field, message));
             }
             None => kept.push(*cidr),
         }
@@ -273,6 +276,7 @@ fn segment(name: SegmentName, entries: &[&Entry<'_>]) -> Segment {
         pod_cidrs: entry.pod_cidrs.clone(),
         internal_ips: entry.internal_ips.clone(),
         routed_internal_ips: entry.routed_internal_ips.clone(),
+        cni_ips: entry.node.cni_ips.iter().map(IpNet::addr).collect(),
         persistent_keepalive: entry.node.persistent_keepalive,
         tunnel: entry.node.tunnel,
         discovered_endpoints: entry.node.discovered_endpoints.clone(),

@@ -1,4 +1,4 @@
-//! The cluster, through the Kubernetes API: what Nodes and Peers are, and what is written: the own Node's
+//! The cluster, through the Kubernetes API: what Nodes and Peers are, and where a network provider's pods are; and what is written: the own Node's
 //! annotations, and Peers by those who make some.
 //!
 //! Follows the Kubernetes API conventions (list, then watch from the list's resource version; JSON
@@ -11,6 +11,7 @@ mod kubeconfig;
 mod list;
 mod object;
 mod peers;
+mod provider;
 mod raw;
 mod services;
 mod watch;
@@ -20,5 +21,6 @@ pub use error::ApiError;
 pub use kubeconfig::{KubeconfigError, context_name};
 pub use object::{NodeRecord, PeerRecord};
 pub use peers::PeerObject;
+pub use provider::{ProviderRecord, watch_pod_cidrs};
 pub use raw::{Answer, PodName};
 pub use watch::{Change, Event, LONGEST_ATTEMPT, Renewal, watch_nodes, watch_peers};

@@ -12,7 +12,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
-use super::{Client, NodeRecord, PeerRecord, client::describe, object};
+use super::{Client, NodeRecord, PeerRecord, ProviderRecord, client::describe, object};
 use crate::backoff::Backoff;
 
 /// The first and the longest pause before the API server is asked again.
@@ -45,9 +45,11 @@ pub enum Event {
     Node(Change<NodeRecord>),
     /// Peers changed.
     Peer(Change<PeerRecord>),
+    /// What says where a network provider's pods are changed.
+    PodCidrs(Change<ProviderRecord>),
     /// Objects cannot be read now; what is known of them stays.
     Unreadable {
-        /// `nodes` or `peers`.
+        /// Their plural.
         resource: &'static str,
         /// HTTP status of the answer, if there was one.
         status: Option<u16>,
@@ -60,20 +62,22 @@ pub enum Event {
 /// a list.
 pub async fn watch_nodes(client: Client, events: mpsc::Sender<Event>, renewal: Renewal) {
     let api: Api<object::NodeView> = Api::all(client.kube.clone());
-    watch("nodes", &client, api, Event::Node, events, renewal).await;
+    watch("nodes", &client, api, None, Event::Node, events, renewal).await;
 }
 
 /// Sends what happens to Peers until the receiver is gone. Each change of `renewal` begins anew with
 /// a list.
 pub async fn watch_peers(client: Client, events: mpsc::Sender<Event>, renewal: Renewal) {
     let api: Api<DynamicObject> = Api::all_with(client.kube.clone(), &object::peer_resource());
-    watch("peers", &client, api, Event::Peer, events, renewal).await;
+    watch("peers", &client, api, None, Event::Peer, events, renewal).await;
 }
 
-async fn watch<K, R>(
+/// Sends what happens to the objects, or those `only` that a field selector chooses.
+pub(super) async fn watch<K, R>(
     resource: &'static str,
     client: &Client,
     api: Api<K>,
+    only: Option<String>,
     event: fn(Change<R>) -> Event,
     events: mpsc::Sender<Event>,
     mut renewal: Renewal,
@@ -82,7 +86,8 @@ async fn watch<K, R>(
     R: From<K>,
 {
     loop {
-        let config = watcher::Config::default().timeout(client.watch_seconds());
+        let mut config = watcher::Config::default().timeout(client.watch_seconds());
+        config.field_selector.clone_from(&only);
         let backoff = Backoff::new(RETRY.0, client.longest_pause(RETRY.1));
         let stream = watcher::watcher(api.clone(), config).backoff(backoff);
         tokio::select! {

@@ -22,6 +22,8 @@ fn the_defaults_are_kilos() {
             port: 51820,
             mtu: Mtu::Auto,
             cni_path: Some("/etc/cni/net.d/10-kilo.conflist".into()),
+            path: None,
+            pod_cidr_source: PodCidrSource::Spec,
             clean_up: true,
             clean_up_interface: false,
             create_interface: true,
@@ -56,6 +58,14 @@ fn each_flag_does_what_it_says() {
         (&["--cni=F"], |o| o.cni_path = None),
         (&["--cni-path=/x"], |o| o.cni_path = Some("/x".into())),
         (&["--compatibility="], |_| {}),
+        (&["--compatibility=flannel"], |o| o.path = Some(Way::Flannel)),
+        (&["--compatibility=calico"], |o| {
+            (o.path, o.pod_cidr_source) = (Some(Way::Calico), PodCidrSource::CalicoBlocks);
+        }),
+        (&["--compatibility=cilium", "--pod-cidr-source=spec"], |o| o.path = Some(Way::Cilium)),
+        (&["--pod-cidr-source=annotation:a.b/c"], |o| {
+            o.pod_cidr_source = PodCidrSource::Annotation("a.b/c".into());
+        }),
         (&["--create-interface"], |_| {}),
         (&["--encapsulate=never"], |o| o.encapsulate = Encapsulate::Never),
         (&["--encapsulate=crosssubnet"], |o| o.encapsulate = Encapsulate::Crosssubnet),
@@ -110,7 +120,9 @@ fn each_flag_does_what_it_says() {
 fn what_cannot_be_done_is_refused_by_name() {
     for (flags, named) in [
         (&["--backend=etcd"][..], "--backend"),
-        (&["--compatibility=flannel"], "--compatibility"),
+        (&["--compatibility=docker"], "--compatibility"),
+        (&["--compatibility=calico", "--encapsulation-device=ipip"], "--encapsulation-device"),
+        (&["--pod-cidr-source=etcd"], "--pod-cidr-source"),
         (&["--encapsulate=sometimes"], "--encapsulate"),
         (&["--encapsulation-device=gre"], "--encapsulation-device"),
         (&["--wireguard=boringtun"], "--wireguard"),

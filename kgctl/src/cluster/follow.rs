@@ -123,6 +123,8 @@ impl Follower {
                 cluster.peers = None;
                 Ok(true)
             }
+            // Agents announce what they find there.
+            Event::PodCidrs(_) => Ok(false),
             Event::Unreadable { resource, error, .. } => {
                 cluster.is_lost |= resource == "nodes";
                 self.trouble(format!("cluster {name}: {error}; it is taken to be as it was"));

@@ -57,6 +57,8 @@ impl Known {
                 let is_readable_again = self.unreadable.remove("peers").is_some();
                 apply(&mut self.peers, change, |peer| &peer.name) | is_readable_again
             }
+            // Agents announce what they find there.
+            Event::PodCidrs(_) => false,
             Event::Unreadable { resource, error, status } => {
                 let trouble = match (resource, status) {
                     ("peers", Some(404)) => Trouble::from(&mesh::no_definition()),

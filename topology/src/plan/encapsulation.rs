@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{ENCAPSULATION_TABLE, Encapsulation, Plan, Strategy, View};
+use super::{ENCAPSULATION_TABLE, Encapsulation, Local, Plan, Strategy, View};
 use crate::{
-    InterfaceName, Route, Rule, Warning,
+    InterfaceName, Provider, Route, Rule, Warning,
     address::{nth, of_family, same_family, single},
     annotations::ENCAPSULATION_DEVICE,
     firewall::Guard,
@@ -16,23 +16,29 @@ use crate::{
 };
 
 /// The tunnel as all nodes of the location see it.
-#[derive(Clone, Copy)]
-pub(super) struct Means {
+#[derive(Clone)]
+pub(super) struct Means<'a> {
     strategy: Strategy,
     kind: TunnelKind,
     /// The family of the outer addresses, on which all nodes must agree without asking: IPv4, unless only
     /// IPv6 is had by all.
     outer_v4: bool,
+    /// Whose overlay the tunnel may go through.
+    provider: Option<&'a Provider>,
 }
 
-impl Means {
+impl<'a> Means<'a> {
     /// `None` where packets between `members` travel plainly.
-    pub(super) fn new(encapsulation: Option<Encapsulation>, members: &[Member]) -> Option<Self> {
-        let Encapsulation { strategy, kind } = encapsulation.filter(|it| it.strategy != Strategy::Never)?;
+    pub(super) fn new(local: &'a Local<'_>, members: &[Member]) -> Option<Self> {
+        let Encapsulation { strategy, kind } = local.encapsulation.filter(|it| it.strategy != Strategy::Never)?;
+        let provider = local.provider.as_ref();
+        if provider.is_some_and(|provider| !provider.needs_tunnel()) {
+            return None;
+        }
         let all_have =
             |v4: bool| members.iter().all(|member| member.internal_ips.iter().any(|ip| ip.addr().is_ipv4() == v4));
         let outer_v4 = kind == TunnelKind::Ipip || all_have(true) || !all_have(false);
-        Some(Self { strategy, kind, outer_v4 })
+        Some(Self { strategy, kind, outer_v4, provider })
     }
 
     /// The tunnel interface.
@@ -42,46 +48,58 @@ impl Means {
 
     /// The address of `member` that encapsulated packets are sent to and come from.
     fn outer_ip(&self, member: &Member) -> Option<IpAddr> {
+        self.overlay_ip(member).or_else(|| self.internal_ip(member))
+    }
+
+    /// The address of `member` in the overlay that the tunnel goes through, if it does.
+    fn overlay_ip(&self, member: &Member) -> Option<IpAddr> {
+        self.provider?.outer_ip(self.kind, member)
+    }
+
+    fn internal_ip(&self, member: &Member) -> Option<IpAddr> {
         member.internal_ips.iter().map(IpNet::addr).find(|ip| ip.is_ipv4() == self.outer_v4)
     }
 }
 
 impl View<'_> {
     /// The outer addresses of `member` and of this node, if the tunnel leads from one to the other.
-    fn outer_ips(&self, means: Means, member: &Member) -> Option<(IpAddr, IpAddr)> {
+    fn outer_ips(&self, means: &Means<'_>, member: &Member) -> Option<(IpAddr, IpAddr)> {
         let ips = (means.outer_ip(member)?, means.outer_ip(self.member)?);
         (ips.0 != ips.1).then_some(ips)
     }
 
     /// The neighbours at the other ends of the tunnel, with their outer addresses.
-    fn tunnel_ends(&self, means: Means) -> impl Iterator<Item = (&Member, IpAddr)> {
+    fn tunnel_ends<'a>(&'a self, means: &'a Means<'_>) -> impl Iterator<Item = (&'a Member, IpAddr)> {
         self.neighbours().filter_map(move |member| Some((member, self.outer_ips(means, member)?.0)))
     }
 
     /// The way to `member` through the tunnel, as gateway and interface, for packets of the family of
     /// `like`; `None` if they go plainly.
     pub(super) fn through_tunnel(&self, member: &Member, like: IpAddr) -> Option<(IpAddr, InterfaceName)> {
-        let means = self.means.filter(|means| means.kind.carries(like))?;
+        let means = self.means.as_ref().filter(|means| means.kind.carries(like))?;
         self.outer_ips(means, member)?;
-        let internal = of_family(&member.internal_ips, like);
+        // IPIP takes the gateway for the outer destination.
+        let gateway = means.overlay_ip(member).or_else(|| of_family(&member.internal_ips, like));
         let own_subnet = self.own_ip(like);
-        let is_near = internal.zip(own_subnet).is_some_and(|(ip, own)| own.contains(&ip));
+        let is_near = gateway.zip(own_subnet).is_some_and(|(ip, own)| own.contains(&ip));
         if means.strategy == Strategy::CrossSubnet && is_near {
             return None;
         }
         // Linux takes no IPv6 gateway that it knows to be on another link (`ip6_route_check_nh_onlink`,
         // net/ipv6/route.c), and a member need not have an IPv6 internal IP.
-        let gateway = if like.is_ipv4() { internal? } else { Mac::of(&member.key).link_local().into() };
+        let gateway = if like.is_ipv4() { gateway? } else { Mac::of(&member.key).link_local().into() };
         Some((gateway, means.interface()))
     }
 
     /// The tunnel interface; `None` where there is nobody to send to.
     pub(super) fn tunnel(&self) -> Option<Tunnel> {
-        let means = self.means?;
+        let means = self.means.as_ref()?;
         let kind = means.kind;
         let ends: Vec<(&Member, IpAddr)> = self.tunnel_ends(means).collect();
         let local = means.outer_ip(self.member).filter(|_| !ends.is_empty())?;
-        let carried = self.member.pod_cidrs.iter().filter(|cidr| kind.carries(cidr.addr()));
+        // Where somebody else hands out pods' addresses, the first one may be any pod's.
+        let ours = self.member.pod_cidrs.iter().filter(|_| means.provider.is_none());
+        let carried = ours.filter(|cidr| kind.carries(cidr.addr()));
         let addresses = carried.filter_map(|cidr| nth(*cidr, 1)).map(single).collect();
         let mac = Mac::of(&self.member.key);
         let (mut neighbours, mut forwarding) = (BTreeSet::new(), BTreeSet::new());
@@ -99,8 +117,11 @@ impl View<'_> {
 
     /// Who may send encapsulated packets to this node: the nodes of its location.
     pub(super) fn guard(&self) -> Option<Guard> {
-        let means = self.means?;
-        let from = self.tunnel_ends(means).map(|(_, ip)| single(ip)).collect();
+        let means = self.means.as_ref()?;
+        let overlay = self.tunnel_ends(means).map(|(_, ip)| ip);
+        let internal = self.neighbours().filter_map(|member| means.internal_ip(member));
+        let own = means.internal_ip(self.member);
+        let from = overlay.chain(internal.filter(|ip| Some(*ip) != own)).map(single).collect();
         Some(Guard { kind: means.kind, from })
     }
 
@@ -127,7 +148,11 @@ impl View<'_> {
     /// Neighbours that do not encapsulate as this node does: packets between them and it are lost. Upstream's
     /// agents announce nothing and know IPIP only.
     pub(super) fn warn_of_other_tunnels(&self, plan: &mut Plan) {
-        let own = self.means.map(|means| means.kind);
+        // Over a provider's own interfaces there is nothing to agree on.
+        if self.means.is_none() && self.local.provider.is_some() {
+            return;
+        }
+        let own = self.means.as_ref().map(|means| means.kind);
         let differs = |member: &&Member| member.tunnel != own && (own, member.tunnel) != (Some(TunnelKind::Ipip), None);
         let name = |kind: Option<TunnelKind>| kind.map_or("no encapsulation".to_owned(), |kind| kind.to_string());
         plan.warnings.extend(self.neighbours().filter(differs).map(|member| {

@@ -78,6 +78,7 @@ impl Cluster {
             name: &node.name,
             interface: "kilo0".into(),
             private_interfaces: node.internal_ips.iter().map(|ip| (ip.addr(), "eth0".into())).collect(),
+            provider: None,
             local_routes: true,
             encapsulation: None,
             cni: true,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod as_peer;
+mod beneath;
 #[path = "../common/mod.rs"]
 mod common;
 mod connect;

@@ -122,6 +122,7 @@ fn nobody_and_a_node_outside_of_the_mesh() {
         name: &name,
         interface: "kilo0".into(),
         private_interfaces: [].into(),
+        provider: None,
         local_routes: true,
         encapsulation: None,
         cni: true,

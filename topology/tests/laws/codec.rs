@@ -81,12 +81,23 @@ fn conf() -> impl Strategy<Value = Conf> {
     (option::of(interface), vec(peer_section(), 0..4)).prop_map(|(interface, peers)| Conf { interface, peers })
 }
 
+/// None of them inside another.
+fn pod_cidrs() -> impl Strategy<Value = Vec<IpNet>> {
+    let nets = prop::collection::btree_set(any::<[u8; 2]>(), 0..5);
+    nets.prop_map(|nets| {
+        let net = |[a, b]: [u8; 2]| format!("10.{a}.{b}.0/26").parse().expect("a CIDR");
+        nets.into_iter().map(net).collect()
+    })
+}
+
 fn announcement() -> impl Strategy<Value = Announcement> {
     let discovered = btree_map(key(), address(), 0..4);
     let granularity = prop_oneof![Just(Granularity::Location), Just(Granularity::Full)];
     let tunnel = option::of(prop_oneof![Just(TunnelKind::Ipip), Just(TunnelKind::Vxlan)]);
-    (option::of(endpoint()), host_nets(), key(), any::<i64>(), host_nets(), discovered, granularity, tunnel).prop_map(
-        |(endpoint, internal_ips, key, last_seen, wireguard_ips, discovered_endpoints, granularity, tunnel)| {
+    let beneath = (tunnel, host_nets(), option::of(pod_cidrs()));
+    (option::of(endpoint()), host_nets(), key(), any::<i64>(), host_nets(), discovered, granularity, beneath).prop_map(
+        |(endpoint, internal_ips, key, last_seen, wireguard_ips, discovered_endpoints, granularity, beneath)| {
+            let (tunnel, cni_ips, pod_cidrs) = beneath;
             Announcement {
                 endpoint,
                 internal_ips,
@@ -96,6 +107,8 @@ fn announcement() -> impl Strategy<Value = Announcement> {
                 discovered_endpoints,
                 granularity,
                 tunnel,
+                cni_ips,
+                pod_cidrs,
             }
         },
     )
@@ -107,7 +120,10 @@ fn decode(annotations: &BTreeMap<String, String>) -> (topology::Node, Vec<topolo
     annotations::decode(&object, "")
 }
 
-const EVERY_KEY: [&str; 16] = [
+const EVERY_KEY: [&str; 19] = [
+    annotations::CNI_COMPATIBILITY_IP,
+    annotations::POD_CIDRS,
+    annotations::FORCE_POD_CIDRS,
     annotations::ENCAPSULATION_DEVICE,
     annotations::FORCE_ENDPOINT,
     annotations::FORCE_INTERNAL_IP,
@@ -181,6 +197,8 @@ proptest! {
             discovered_endpoints: node.discovered_endpoints,
             granularity: node.granularity.unwrap(),
             tunnel: node.tunnel,
+            cni_ips: node.cni_ips,
+            pod_cidrs: said.pod_cidrs.as_ref().map(|_| node.pod_cidrs),
         };
         prop_assert_eq!(&heard, &said);
         prop_assert_eq!(annotations::merge_patch(&annotations, &said.annotations()), None);

@@ -5,10 +5,9 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 /// Flags, and what the refusal has to name.
-const REFUSED: [(&[&str], &str); 7] = [
+const REFUSED: [(&[&str], &str); 6] = [
     (&["--encapsulate=sometimes"], "--encapsulate"),
-    (&["--encapsulate=never", "--compatibility=flannel"], "--compatibility"),
-    (&["--encapsulate=never", "--compatibility=cilium"], "--compatibility"),
+    (&["--encapsulate=never", "--compatibility=docker"], "--compatibility"),
     (&["--encapsulate=never", "--create-interface=false", "--wireguard=userspace"], "--create-interface"),
     (&["--encapsulate=never", "--backend=etcd"], "--backend"),
     (&["webhook", "--cert-file=/nonexistent/a", "--key-file=b"], "--cert-file /nonexistent/a"),
