@@ -9,7 +9,7 @@ use crate::identity::{Identity, Judgement};
 use crate::inbox::{BindRequest, HandshakeMessage};
 use crate::net::Sockets;
 use crate::noise::handshake::identify;
-use crate::noise::message::{Handshake, u32_at};
+use crate::noise::message::Handshake;
 use crate::outbox::{Kind, Outbox};
 use crate::peer::{HANDSHAKE_TRAFFIC_CLASS, Peer};
 use crate::shared::Shared;
@@ -86,11 +86,11 @@ impl Control<'_> {
                 identified.zip(peer).is_some_and(|(sender, peer)| peer.accept_initiation(sender, from, outbox, now))
             }
             Handshake::Response(response) => {
-                let peer = self.shared.peer_by_receiver_index(u32_at(response, 8));
+                let peer = self.shared.peer_by_receiver_index(handshake.receiver());
                 peer.is_some_and(|peer| peer.accept_response(response, from, mtu, outbox, now))
             }
             Handshake::CookieReply(reply) => {
-                let peer = self.shared.peer_by_receiver_index(u32_at(reply, 4));
+                let peer = self.shared.peer_by_receiver_index(handshake.receiver());
                 peer.is_some_and(|peer| peer.accept_cookie(reply, now))
             }
         };

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::noise::cookie::{Gate, Proof};
+use crate::noise::cookie::{self, Gate, Proof};
 use crate::noise::handshake::Local;
 use crate::noise::message::{COOKIE_REPLY, Handshake};
 use crate::{PublicKey, Secret, random};
@@ -67,6 +67,11 @@ impl Identity {
         reply.map_or(Judgement::Rejected, Judgement::Deferred)
     }
 
+    /// Whether a message returns a cookie of ours. Costs next to nothing if it returns none at all.
+    pub(crate) fn has_cookie(&self, message: &[u8], from: SocketAddr, now: u64) -> bool {
+        !cookie::is_bare(message) && self.door().gate.judge(message, from, now) == Proof::OwnsAddress
+    }
+
     /// To be called now and then: cookies are made with a new secret every two minutes.
     pub(crate) fn tick(&self, now: u64) {
         let mut door = self.door();
@@ -112,8 +117,11 @@ mod tests {
         }
         let Judgement::Deferred(reply) = identity.judge(&message, from, 999) else { panic!("passed") };
         assert!(matches!(identity.judge(&reply, from, 999), Judgement::Passed(_)), "cookie replies cost little");
+        assert!(!identity.has_cookie(&message, from, 999));
         assert!(stamp.take_reply(&reply, 999));
         stamp.stamp(&mut message, 999);
+        assert!(identity.has_cookie(&message, from, 999));
+        assert!(!identity.has_cookie(&message, "192.0.2.2:1".parse().unwrap(), 999), "another's cookie");
         assert!(matches!(identity.judge(&message, from, 999), Judgement::Passed(_)));
         assert!(matches!(identity.judge(&message, from, 1000), Judgement::Passed(_)), "another second");
     }

@@ -1,17 +1,28 @@
 //! What the control thread has to do: handshake messages from the network, and requests from
-//! callers. Bounded, so that a flood costs neither memory nor the time of the data path.
+//! callers. Bounded, so that a flood costs neither memory nor the time of the data path; and fair, so
+//! that it costs others no handshake: who has proven something goes first, and one source takes only
+//! a share of the room that there is for strangers.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::Error;
 use crate::peer::Peer;
+use crate::source_limit::network_of;
 
-/// Most handshake messages that wait.
-const CAPACITY: usize = 1024;
+/// Most messages of strangers that wait.
+const STRANGERS: usize = 1024;
+/// Most other messages that wait.
+const KNOWN: usize = 256;
+/// When this many wait it matters who sends them.
+const CROWDED: usize = STRANGERS / 2;
+/// Most messages from one source, or from those that look like it here, when it is crowded.
+const SHARE: u16 = 64;
+/// In how many classes sources are counted.
+const CLASSES: usize = 256;
 /// Most handshake messages taken at once, so that time passes for the peers in between.
 const BATCH: usize = 64;
 /// The longest handshake message.
@@ -50,12 +61,63 @@ pub(crate) struct Inbox {
     arrived: Condvar,
 }
 
+/// What a message shows before any work is put into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing: anybody may send it.
+    Stranger,
+    /// Its sender has returned a cookie, or answers a message of ours.
+    Known,
+}
+
 #[derive(Default)]
 struct Waiting {
-    handshakes: VecDeque<HandshakeMessage>,
+    known: VecDeque<HandshakeMessage>,
+    strangers: Strangers,
     requests: Vec<BindRequest>,
     due: Vec<Arc<Peer>>,
     closed: bool,
+}
+
+/// Messages of strangers, in the order they came, and how many of them come from where.
+struct Strangers {
+    messages: VecDeque<HandshakeMessage>,
+    by_class: [u16; CLASSES],
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self { messages: VecDeque::new(), by_class: [0; CLASSES] }
+    }
+}
+
+impl Strangers {
+    /// Returns whether there was room.
+    fn push(&mut self, message: HandshakeMessage) -> bool {
+        let waiting = self.messages.len();
+        let of_class = &mut self.by_class[class_of(message.from.ip())];
+        if waiting >= STRANGERS || (waiting >= CROWDED && *of_class >= SHARE) {
+            return false;
+        }
+        *of_class += 1;
+        self.messages.push_back(message);
+        true
+    }
+
+    fn pop(&mut self) -> Option<HandshakeMessage> {
+        let message = self.messages.pop_front()?;
+        self.by_class[class_of(message.from.ip())] -= 1;
+        Some(message)
+    }
+}
+
+/// The class in which a source is counted.
+fn class_of(address: IpAddr) -> usize {
+    let fold = |octets: &[u8]| octets.iter().fold(0u8, |all, octet| all.wrapping_mul(31).wrapping_add(*octet));
+    match network_of(address) {
+        IpAddr::V4(v4) => fold(&v4.octets()).into(),
+        IpAddr::V6(v6) => fold(&v6.octets()).into(),
+    }
 }
 
 /// What [`Inbox::wait`] came back with.
@@ -69,13 +131,17 @@ pub(crate) struct Work {
 }
 
 impl Inbox {
+    /// Whether it matters how a message [stands](Standing): finding that out costs something.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.lock().strangers.messages.len() >= CROWDED
+    }
+
     /// Adds messages and returns how many found no room.
-    pub(crate) fn push(&self, messages: &[HandshakeMessage]) -> usize {
+    pub(crate) fn push(&self, messages: impl Iterator<Item = (Standing, HandshakeMessage)>) -> usize {
         let mut waiting = self.lock();
-        let room = CAPACITY.saturating_sub(waiting.handshakes.len()).min(messages.len());
-        waiting.handshakes.extend(&messages[..room]);
+        let lost = messages.filter(|(standing, message)| !waiting.push(*standing, *message)).count();
         self.arrived.notify_one();
-        messages.len() - room
+        lost
     }
 
     pub(crate) fn request(&self, request: BindRequest) {
@@ -97,17 +163,15 @@ impl Inbox {
     /// Waits for work, or until the next tick. `None` once the inbox is closed.
     pub(crate) fn wait(&self, next_tick: Instant) -> Option<Work> {
         let left = next_tick.saturating_duration_since(Instant::now());
-        let idle = |waiting: &mut Waiting| {
-            waiting.handshakes.is_empty() && waiting.requests.is_empty() && waiting.due.is_empty() && !waiting.closed
-        };
-        let (mut waiting, timeout) =
-            self.arrived.wait_timeout_while(self.lock(), left, idle).unwrap_or_else(PoisonError::into_inner);
+        let (mut waiting, timeout) = self
+            .arrived
+            .wait_timeout_while(self.lock(), left, |waiting| waiting.is_idle())
+            .unwrap_or_else(PoisonError::into_inner);
         if waiting.closed {
             return None;
         }
-        let taken = waiting.handshakes.len().min(BATCH);
         Some(Work {
-            handshakes: waiting.handshakes.drain(..taken).collect(),
+            handshakes: waiting.next_batch(),
             requests: std::mem::take(&mut waiting.requests),
             due: std::mem::take(&mut waiting.due),
             tick: timeout.timed_out() || left.is_zero(),
@@ -119,30 +183,93 @@ impl Inbox {
     }
 }
 
+impl Waiting {
+    fn push(&mut self, standing: Standing, message: HandshakeMessage) -> bool {
+        match standing {
+            Standing::Stranger => self.strangers.push(message),
+            Standing::Known if self.known.len() >= KNOWN => false,
+            Standing::Known => {
+                self.known.push_back(message);
+                true
+            }
+        }
+    }
+
+    /// The next messages, strangers last.
+    fn next_batch(&mut self) -> Vec<HandshakeMessage> {
+        let next = || self.known.pop_front().or_else(|| self.strangers.pop());
+        std::iter::from_fn(next).take(BATCH).collect()
+    }
+
+    fn is_idle(&self) -> bool {
+        let nothing = self.known.is_empty() && self.strangers.messages.is_empty();
+        nothing && self.requests.is_empty() && self.due.is_empty() && !self.closed
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
 
-    fn message() -> HandshakeMessage {
-        HandshakeMessage::new(&[1; 148], "192.0.2.1:1".parse().unwrap()).unwrap()
+    fn message(from: &str) -> HandshakeMessage {
+        HandshakeMessage::new(&[1; 148], from.parse().unwrap()).unwrap()
+    }
+
+    /// So many sources, none of the class of the one that is asked about.
+    fn many(count: usize) -> impl Iterator<Item = (Standing, HandshakeMessage)> {
+        let sources = (0..=u16::MAX).map(|n| IpAddr::from([198, 51, (n >> 8) as u8, n as u8]));
+        let others = sources.filter(|source| class_of(*source) != class_of([192, 0, 2, 1].into())).cycle();
+        others
+            .take(count)
+            .map(|source| (Standing::Stranger, HandshakeMessage::new(&[1; 148], SocketAddr::new(source, 1)).unwrap()))
+    }
+
+    fn wait(inbox: &Inbox) -> Work {
+        inbox.wait(Instant::now() + Duration::from_secs(60)).unwrap()
     }
 
     #[test]
     fn a_flood_is_cut_off_and_taken_in_batches() {
         let inbox = Inbox::default();
-        assert_eq!(inbox.push(&vec![message(); CAPACITY + 5]), 5);
-        let work = inbox.wait(Instant::now() + Duration::from_secs(60)).unwrap();
+        assert_eq!(inbox.push(many(STRANGERS + 5)), 5);
+        let work = wait(&inbox);
         assert_eq!(work.handshakes.len(), BATCH);
         assert!(!work.tick);
         assert!(inbox.wait(Instant::now()).unwrap().tick, "time passes under load");
     }
 
     #[test]
+    fn one_source_leaves_room_for_others() {
+        let inbox = Inbox::default();
+        let flood = std::iter::repeat_with(|| (Standing::Stranger, message("203.0.113.1:1")));
+        assert_eq!(inbox.push(flood.take(2 * STRANGERS)), 2 * STRANGERS - CROWDED);
+        assert_eq!(inbox.push([(Standing::Stranger, message("192.0.2.1:1"))].into_iter()), 0);
+        let mut waited = 0;
+        while inbox.is_crowded() {
+            waited += wait(&inbox).handshakes.len();
+        }
+        let again = std::iter::repeat_with(|| (Standing::Stranger, message("203.0.113.1:1")));
+        assert!(inbox.push(again.take(waited)) < waited, "what was taken makes room");
+    }
+
+    #[test]
+    fn known_senders_go_first_and_have_room_of_their_own() {
+        let inbox = Inbox::default();
+        assert_eq!(inbox.push(many(2 * STRANGERS)), STRANGERS);
+        assert!(inbox.is_crowded());
+        let known = std::iter::repeat_with(|| (Standing::Known, message("192.0.2.1:9")));
+        assert_eq!(inbox.push(known.take(KNOWN + 1)), 1);
+        let first = (0..KNOWN / BATCH).flat_map(|_| wait(&inbox).handshakes);
+        assert!(first.into_iter().all(|message| message.from.port() == 9));
+        assert_eq!(wait(&inbox).handshakes[0].from.port(), 1);
+    }
+
+    #[test]
     fn closing_ends_the_wait() {
         let inbox = Inbox::default();
-        inbox.push(&[message()]);
+        inbox.push(many(1));
         inbox.close();
         assert!(inbox.wait(Instant::now() + Duration::from_secs(60)).is_none());
     }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::coalesce::Coalescer;
 use crate::drops::Cause;
-use crate::inbox::HandshakeMessage;
+use crate::inbox::{HandshakeMessage, Standing};
 use crate::net::{Queue, Socket};
-use crate::noise::message::{TYPE_DATA, u32_at};
+use crate::noise::message::{Handshake, TYPE_DATA, u32_at};
 use crate::outbox::Outbox;
 use crate::packet;
 use crate::peer::{Opened, Peer, Reception};
@@ -158,6 +158,17 @@ impl Ingress<'_> {
         }
     }
 
+    /// How a handshake message stands where it matters.
+    fn standing(&self, crowded: bool, message: &HandshakeMessage) -> Standing {
+        let is_known = || {
+            let (shared, bytes) = (self.shared, message.bytes());
+            let answered = Handshake::parse(bytes).and_then(|handshake| handshake.receiver());
+            shared.peer_by_receiver_index(answered).is_some()
+                || shared.identity().is_some_and(|own| own.has_cookie(bytes, message.from, shared.now()))
+        };
+        if crowded && is_known() { Standing::Known } else { Standing::Stranger }
+    }
+
     /// Passes everything on that the last batch brought.
     fn deliver(&mut self, buffer: &[u8], sockets: &Queue) {
         let (tun, drops) = (&self.shared.tun, &self.shared.drops);
@@ -165,7 +176,11 @@ impl Ingress<'_> {
         self.coalescer.clear();
         self.outbox.flush(sockets, drops);
         if !self.handshakes.is_empty() {
-            let lost = self.shared.inbox.push(&self.handshakes);
+            // Almost always all find room, and nobody has to prove anything.
+            let crowded = self.shared.inbox.is_crowded();
+            let with_standing = |message: &HandshakeMessage| (self.standing(crowded, message), *message);
+            let messages: Vec<_> = self.handshakes.iter().map(with_standing).collect();
+            let lost = self.shared.inbox.push(messages.into_iter());
             self.shared.drops.add(Cause::HandshakeOverflow, lost);
             self.handshakes.clear();
         }

@@ -37,7 +37,7 @@ impl SourceLimit {
 }
 
 /// A host with IPv6 has a whole network of addresses: it counts as one source.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),

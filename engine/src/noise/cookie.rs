@@ -38,6 +38,11 @@ fn split(message: &[u8]) -> Option<(&[u8], &[u8; MAC], &[u8; MAC])> {
     Some((body, mac1, mac2.first_chunk()?))
 }
 
+/// Whether a message's second MAC is left out, as by whoever has no cookie.
+pub(crate) fn is_bare(message: &[u8]) -> bool {
+    split(message).is_none_or(|(_, _, mac2)| *mac2 == [0; MAC])
+}
+
 /// What a message's MACs prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Proof {
@@ -77,8 +82,8 @@ impl Gate {
         if !equal(&mac(&self.labels.mac1, [body]), mac1) {
             return Proof::Nothing;
         }
-        let is_current = !self.wants_secret(now);
-        if is_current && equal(&mac(&self.cookie(from), [body, mac1]), mac2) {
+        let may_prove = !is_bare(message) && !self.wants_secret(now);
+        if may_prove && equal(&mac(&self.cookie(from), [body, mac1]), mac2) {
             Proof::OwnsAddress
         } else {
             Proof::KnowsUs

@@ -39,6 +39,15 @@ impl<'a> Handshake<'a> {
             _ => None,
         }
     }
+
+    /// The index of ours that the message answers, if it is an answer.
+    pub(crate) fn receiver(&self) -> Option<u32> {
+        match self {
+            Self::Initiation(_) => None,
+            Self::Response(message) => u32_at(&message[..], 8),
+            Self::CookieReply(message) => u32_at(&message[..], 4),
+        }
+    }
 }
 
 /// An initiation's head.
@@ -108,5 +117,8 @@ mod tests {
         assert!(Handshake::parse(&data_header(1, 2)).is_none());
         assert!(Handshake::parse(&[]).is_none());
         assert!(Handshake::parse(&[1, 0, 0, 1]).is_none(), "the three bytes behind the type are zero");
+        let receiver = |message: &[u8]| Handshake::parse(message).unwrap().receiver();
+        assert_eq!((receiver(&initiation), receiver(&response)), (None, Some(8)));
+        assert_eq!(receiver(&new_cookie_reply(9, &[0; XNONCE], &[0; MAC], &[0; TAG])), Some(9));
     }
 }

@@ -11,6 +11,8 @@ use super::Host;
 
 /// Messages in each second.
 const RATE: f64 = 50_000.0;
+/// Where they come from.
+const STRANGER: &str = "10.99.0.66/24";
 /// Messages between two looks at the clock.
 const BURST: usize = 100;
 
@@ -40,7 +42,9 @@ impl Drop for End<'_> {
 /// Does something while a host is flooded. Returns what that returns, and how many messages a second were sent.
 pub fn during<T>(from: &Host, to: &str, receiver: [u8; 32], work: impl FnOnce() -> T) -> (T, f64) {
     let target: SocketAddr = to.parse().expect("an address");
-    let socket = from.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+    // Strangers have another address than the peers of the test.
+    let _ = from.try_run(&["ip", "address", "add", STRANGER, "dev", "eth0"]);
+    let socket = from.enter(|| UdpSocket::bind((STRANGER.trim_end_matches("/24"), 0))).expect("a socket");
     let messages = initiations(receiver);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
