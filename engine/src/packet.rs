@@ -1,5 +1,7 @@
-//! The few fields of inner IP packets the device looks at (RFC 791, RFC 8200), and their ECN bits
-//! (RFC 6040).
+//! The few fields of inner IP packets the device looks at (RFC 791, RFC 8200), and their ECN bits, by the rules of
+//! Linux' WireGuard: RFC 3168 section 9.1.1 on the way out (`INET_ECN_encapsulate`), RFC 6040 section 4.2 on the way in
+//! (`INET_ECN_decapsulate`). DSCP is never copied: the outside does not tell what is inside, and the inside does not
+//! depend on what networks write on the outside.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,6 +15,9 @@ pub(crate) const IPV6_HEADER: usize = 40;
 const ECN_MASK: u8 = 0b11;
 /// "Congestion experienced".
 const ECN_CE: u8 = 0b11;
+/// The two ways to say that congestion may be told by marking.
+const ECN_ECT_0: u8 = 0b10;
+const ECN_ECT_1: u8 = 0b01;
 
 /// IP version of a packet that is long enough for its header to be read.
 pub(crate) fn version(packet: &[u8]) -> Option<u8> {
@@ -59,8 +64,8 @@ fn ipv6_at(packet: &[u8], offset: usize) -> Option<IpAddr> {
     Some(Ipv6Addr::from(*octets).into())
 }
 
-/// The ECN bits to send outside for a packet with these inside: RFC 6040 section 4.1, normal mode.
-pub(crate) fn ecn(packet: &[u8]) -> u8 {
+/// The ECN bits of a packet.
+fn ecn(packet: &[u8]) -> u8 {
     let traffic_class = match version(packet) {
         Some(4) => packet[1],
         Some(_) => packet[1] >> 4,
@@ -69,26 +74,40 @@ pub(crate) fn ecn(packet: &[u8]) -> u8 {
     traffic_class & ECN_MASK
 }
 
-/// Carries "congestion experienced" from the outer header to the inner one (RFC 6040 section 4.2).
-///
-/// An inner packet that is not ECN-capable is left alone, where the RFC would drop it: Linux
-/// delivers it, and a network that marks everything must not cut the tunnel.
-pub(crate) fn propagate_congestion(outer_traffic_class: u8, packet: &mut [u8]) {
-    if outer_traffic_class & ECN_MASK != ECN_CE || ecn(packet) == 0 {
-        return;
+/// The ECN bits to send outside for a packet: its own, but congestion that it met before is not told to the networks
+/// of the tunnel.
+pub(crate) fn outer_ecn(packet: &[u8]) -> u8 {
+    match ecn(packet) {
+        ECN_CE => ECN_ECT_0,
+        other => other,
     }
+}
+
+/// Carries what the tunnel's networks have marked from the outer header to the inner one.
+///
+/// An inner packet that is not ECN-capable is left alone, where the RFC would drop it: Linux delivers it, and a
+/// network that marks everything must not cut the tunnel.
+pub(crate) fn propagate_congestion(outer_traffic_class: u8, packet: &mut [u8]) {
+    match (outer_traffic_class & ECN_MASK, ecn(packet)) {
+        (ECN_CE, ECN_ECT_0 | ECN_ECT_1) => set_ecn(packet, ECN_CE),
+        (ECN_ECT_1, ECN_ECT_0) => set_ecn(packet, ECN_ECT_1),
+        _ => {}
+    }
+}
+
+fn set_ecn(packet: &mut [u8], ecn: u8) {
     match version(packet) {
         Some(4) => {
             let header = usize::from(packet[0] & 0x0f) * 4;
             if header < IPV4_HEADER || header > packet.len() {
                 return;
             }
-            packet[1] |= ECN_CE;
+            packet[1] = packet[1] & !ECN_MASK | ecn;
             packet[10..12].fill(0);
             let sum = checksum::sum(&packet[..header]);
             checksum::store(packet, 10, sum);
         }
-        Some(_) => packet[1] |= ECN_CE << 4,
+        Some(_) => packet[1] = packet[1] & !(ECN_MASK << 4) | ecn << 4,
         None => {}
     }
 }
@@ -119,27 +138,43 @@ mod tests {
         assert_eq!(destination(&[0x00; 60]), None);
     }
 
-    #[test]
-    fn congestion_is_carried_inwards_and_the_header_stays_valid() {
-        let mut packet = ipv4(0b10);
-        propagate_congestion(0b11, &mut packet);
-        assert_eq!(ecn(&packet), 0b11);
-        assert_eq!(checksum::fold(checksum::sum(&packet)), 0xffff);
+    fn ipv6(traffic_class: u8) -> Vec<u8> {
+        let mut packet = vec![0; IPV6_HEADER];
+        packet[0] = 0x60 | traffic_class >> 4;
+        packet[1] = traffic_class << 4 | 0x0f;
+        packet
+    }
 
-        let mut v6 = vec![0; IPV6_HEADER];
-        v6[0] = 0x60;
-        v6[1] = 0b01 << 4;
-        assert_eq!(ecn(&v6), 0b01);
-        propagate_congestion(0b11, &mut v6);
-        assert_eq!(ecn(&v6), 0b11);
+    /// RFC 6040, figure 4, but for the packet that it would drop.
+    #[test]
+    fn what_comes_out_of_the_tunnel() {
+        const NOT: u8 = 0b00;
+        let (ect0, ect1, ce) = (ECN_ECT_0, ECN_ECT_1, ECN_CE);
+        for (inner, by_outer) in [
+            // For outer headers that say: not capable, ECT(0), ECT(1), congestion.
+            (NOT, [NOT, NOT, NOT, NOT]),
+            (ect0, [ect0, ect0, ect1, ce]),
+            (ect1, [ect1, ect1, ect1, ce]),
+            (ce, [ce, ce, ce, ce]),
+        ] {
+            for (outer, expected) in [NOT, ect0, ect1, ce].into_iter().zip(by_outer) {
+                // The DSCP of either is the other's no business.
+                let (dscp_inside, dscp_outside) = (0xb8, 0x88);
+                for packet_with in [ipv4, ipv6] {
+                    let mut packet = packet_with(dscp_inside | inner);
+                    propagate_congestion(dscp_outside | outer, &mut packet);
+                    assert_eq!(packet, packet_with(dscp_inside | expected), "{inner:02b} in {outer:02b}");
+                }
+            }
+        }
     }
 
     #[test]
-    fn packets_without_ecn_and_uncongested_paths_change_nothing() {
-        for (inner, outer) in [(0b00, 0b11), (0b10, 0b10), (0b01, 0b00)] {
-            let mut packet = ipv4(inner);
-            propagate_congestion(outer, &mut packet);
-            assert_eq!(packet, ipv4(inner));
+    fn what_the_outside_says() {
+        for (inner, outer) in [(0b00, 0b00), (0b01, 0b01), (0b10, 0b10), (0b11, 0b10)] {
+            for packet in [ipv4(0xb8 | inner), ipv6(0xb8 | inner)] {
+                assert_eq!(outer_ecn(&packet), outer);
+            }
         }
     }
 }

@@ -279,7 +279,7 @@ impl Peer {
     ) -> Result<Progress, Unsendable> {
         let endpoint = self.endpoint().ok_or(Unsendable::NoEndpoint)?;
         let Some(session) = self.session(now) else { return self.stage(segments, outbox, now, mtu) };
-        let ecn = packet::ecn(segments.packet());
+        let ecn = packet::outer_ecn(segments.packet());
         let room = segments.longest() + PADDING + DATA_OVERHEAD;
         let (mut bytes, mut progress) = (0, Progress::OutboxFull);
         while outbox.has_room(room) {
@@ -344,7 +344,7 @@ impl Peer {
             let space = outbox.space();
             space[DATA_HEADER..][..packet.len()].copy_from_slice(packet);
             let Some(sealed) = seal_packet(&session, space, packet.len(), mtu) else { break };
-            outbox.commit(sealed, endpoint, packet::ecn(packet), Kind::Data);
+            outbox.commit(sealed, endpoint, packet::outer_ecn(packet), Kind::Data);
             bytes += sealed;
         }
         if bytes > 0 {
@@ -506,6 +506,8 @@ impl Peer {
     ) {
         let mut handshake = lock(&self.handshake);
         if handshake.sent_at.is_some_and(|at| now.saturating_sub(at) < REKEY_TIMEOUT) {
+            // As soon as it may be: what was sent last may be an answer that got lost, and nothing else reminds of it.
+            self.call.make();
             return;
         }
         let Some(mut initiation) = handshake.initiate(self.index, timestamp) else { return };

@@ -149,6 +149,82 @@ fn both_may_begin_at_once() {
     }
 }
 
+/// The other began, too, and its initiation was answered just before ours was to be repeated.
+#[test]
+fn an_answer_that_got_lost_ends_no_handshake_of_ours() {
+    let (mut a, mut b) = pair();
+    assert_eq!(a.send(1, 1_000), Ok(Progress::Staged(0)));
+    a.tick(true, 1_000);
+    drop(a.sent());
+    assert_eq!(b.send(2, 4_000), Ok(Progress::Staged(0)));
+    b.tick(true, 4_000);
+    let initiation = b.sent().remove(0);
+    assert!(a.receive(initiation, b.at, 4_000).is_some());
+    drop(a.sent());
+    // From here on nobody sends anything new.
+    for now in (4_250..=9_250).step_by(250) {
+        a.tick(true, now);
+        if now < 4_000 + REKEY_TIMEOUT {
+            assert!(a.sent().is_empty(), "too early");
+        }
+    }
+    assert_eq!(exchange(&mut a, &mut b, 9_250), (vec![2], vec![1]));
+}
+
+/// A router that translates addresses, and lets in only what comes from where something was sent to.
+#[derive(Default)]
+struct Nat {
+    sent_at: Option<u64>,
+}
+
+impl Nat {
+    /// How long Linux remembers a datagram that was not answered (`nf_conntrack_udp_timeout`).
+    const MEMORY: u64 = 30_000;
+
+    fn admits(&self, now: u64) -> bool {
+        self.sent_at.is_some_and(|at| now - at < Self::MEMORY)
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
+    /// Each begins when it learns of the other, and its first messages may find the other's router closed.
+    #[test]
+    fn two_sides_behind_nat_find_each_other(
+        starts in [0u64..6_000, 0u64..6_000], phases in [0u64..250, 0u64..250], latency in 1u64..400,
+    ) {
+        let (a, b) = pair();
+        let (mut sides, mut nats) = ([a, b], [Nat::default(), Nat::default()]);
+        let mut under_way: Vec<(u64, usize, Vec<u8>)> = Vec::new();
+        let mut arrived = [false; 2];
+        // A retry of the second to begin finds both routers open, and so does the answer.
+        let deadline = starts[0].max(starts[1]) + REKEY_TIMEOUT + MAX_JITTER + 250 + 4 * latency;
+        for now in 0..=deadline {
+            let (due, later) = under_way.into_iter().partition(|(at, ..)| *at <= now);
+            under_way = later;
+            for (_, to, datagram) in Vec::<(u64, usize, Vec<u8>)>::from(due) {
+                let from = sides[1 - to].at;
+                if nats[to].admits(now) {
+                    arrived[to] |= sides[to].receive(datagram, from, now).is_some_and(|packets| !packets.is_empty());
+                }
+            }
+            for (number, side) in sides.iter_mut().enumerate() {
+                if now == starts[number] {
+                    side.send(7, now).unwrap();
+                }
+                if now % 250 == phases[number] {
+                    side.tick(true, now);
+                }
+                for datagram in side.sent() {
+                    nats[number].sent_at = Some(now);
+                    under_way.push((now + latency, 1 - number, datagram));
+                }
+            }
+        }
+        proptest::prop_assert_eq!(arrived, [true; 2]);
+    }
+}
+
 #[test]
 fn an_initiation_is_answered_once_and_moves_no_endpoint() {
     let (mut a, mut b) = pair();
