@@ -14,9 +14,12 @@
 //!
 //! # What it does not do
 //! * Set addresses, routes, or the interface up: the owner does that.
-//! * Choose the source address of outgoing UDP packets: routing does.
-//! * Zero the transport keys of a session that ended: `ring` keeps them out of reach. Private,
-//!   preshared and ephemeral keys and all that handshakes derive from them are zeroed.
+//!
+//! # Secrets
+//! Private, preshared and ephemeral keys and all that handshakes derive from them are zeroed when they are dropped.
+//! Transport keys are in `ring`'s hands, which offers no such thing: they are overwritten when their session ends, by a
+//! way that today's compilers honour but the language does not promise, and what moving them once left on a thread's
+//! stack is not reached (see `noise::crypto::Cipher`).
 //!
 //! ```no_run
 //! use engine::{Device, Options, PeerConfig, Secret};

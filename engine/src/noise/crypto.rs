@@ -56,8 +56,39 @@ pub(crate) fn kdf<const N: usize>(chain: &[u8; HASH], input: &[u8]) -> [Key; N] 
     })
 }
 
-/// A key for ChaCha20Poly1305.
-pub(crate) fn cipher(key: &[u8; HASH]) -> LessSafeKey {
+/// A key for ChaCha20Poly1305 that is overwritten where it lies when it is dropped.
+///
+/// `ring` neither does that nor lets anybody at the bytes, so another key is put in their place, and
+/// [`black_box`](std::hint::black_box) keeps the compiler from leaving that out as useless. Unlike a volatile write
+/// this is no promise of the language; a test looks at the memory. Copies that were made by moving the key, on the
+/// stack of the thread that made it, are not reached.
+pub(crate) struct Cipher(LessSafeKey);
+
+impl Cipher {
+    pub(crate) fn new(key: &[u8; HASH]) -> Self {
+        Self(prepared(key))
+    }
+
+    /// Seals in place, and returns the tag. A nonce may be used once.
+    pub(crate) fn seal(&self, nonce: Nonce, data: &[u8], plain: &mut [u8]) -> Option<[u8; TAG]> {
+        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(data), plain).ok()?;
+        tag.as_ref().try_into().ok()
+    }
+
+    /// Opens in place what ends with its tag; returns the plain part.
+    pub(crate) fn open<'a>(&self, nonce: Nonce, data: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
+        self.0.open_in_place(nonce, Aad::from(data), sealed).ok()
+    }
+}
+
+impl Drop for Cipher {
+    fn drop(&mut self) {
+        self.0 = prepared(&[0; HASH]);
+        std::hint::black_box(&mut self.0);
+    }
+}
+
+fn prepared(key: &[u8; HASH]) -> LessSafeKey {
     match UnboundKey::new(&CHACHA20_POLY1305, key) {
         Ok(key) => LessSafeKey::new(key),
         Err(_) => unreachable!("the key has the length that the algorithm wants"),
@@ -76,16 +107,16 @@ pub(crate) fn nonce(counter: u64) -> Nonce {
 pub(crate) fn seal_once(key: &[u8; HASH], plain: &[u8], hash: &[u8; HASH], out: &mut [u8]) {
     let (sealed, tag) = out.split_at_mut(plain.len());
     sealed.copy_from_slice(plain);
-    match cipher(key).seal_in_place_separate_tag(nonce(0), Aad::from(hash), sealed) {
-        Ok(made) => tag.copy_from_slice(made.as_ref()),
-        Err(_) => unreachable!("a handshake's fields are far shorter than the cipher's limit"),
+    match Cipher::new(key).seal(nonce(0), hash, sealed) {
+        Some(made) => tag.copy_from_slice(&made),
+        None => unreachable!("a handshake's fields are far shorter than the cipher's limit"),
     }
 }
 
 /// The inverse of [`seal_once`]; `None` if the tag is wrong or `sealed` has not `N` bytes and a tag.
 pub(crate) fn open_once<const N: usize>(key: &[u8; HASH], sealed: &[u8], hash: &[u8; HASH]) -> Option<[u8; N]> {
     let mut buffer = sealed.to_vec();
-    let plain = cipher(key).open_in_place(nonce(0), Aad::from(hash), &mut buffer).ok()?;
+    let plain = Cipher::new(key).open(nonce(0), hash, &mut buffer)?;
     <[u8; N]>::try_from(&*plain).ok()
 }
 

@@ -5,9 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use ring::aead::{Aad, LessSafeKey};
-
-use super::crypto::{self, Key, TAG};
+use super::crypto::{self, Cipher, Key, TAG};
 use super::message::{DATA_HEADER, DATA_OVERHEAD, data_header, u64_at};
 use super::replay::{REJECT_AFTER_MESSAGES, Window};
 
@@ -39,9 +37,8 @@ pub(crate) struct Session {
     initiator: bool,
     /// When it was made, in milliseconds of the device's clock.
     born: u64,
-    // `ring` keeps the key in memory of its own type, which nobody can zero from outside.
-    send: LessSafeKey,
-    receive: LessSafeKey,
+    send: Cipher,
+    receive: Cipher,
     sent: AtomicU64,
     window: Mutex<Window>,
 }
@@ -53,8 +50,8 @@ impl Session {
             remote_index: keys.remote_index,
             initiator: keys.initiator,
             born: now,
-            send: crypto::cipher(&keys.send),
-            receive: crypto::cipher(&keys.receive),
+            send: Cipher::new(&keys.send),
+            receive: Cipher::new(&keys.receive),
             sent: AtomicU64::new(0),
             window: Mutex::default(),
         }
@@ -88,8 +85,8 @@ impl Session {
         let (header, rest) = message.split_at_mut(DATA_HEADER);
         let (packet, rest) = rest.split_at_mut(len);
         header.copy_from_slice(&data_header(self.remote_index, counter));
-        let tag = self.send.seal_in_place_separate_tag(crypto::nonce(counter), Aad::empty(), packet).ok()?;
-        rest[..TAG].copy_from_slice(tag.as_ref());
+        let tag = self.send.seal(crypto::nonce(counter), &[], packet)?;
+        rest[..TAG].copy_from_slice(&tag);
         Some(len + DATA_OVERHEAD)
     }
 
@@ -98,7 +95,7 @@ impl Session {
     pub(crate) fn open(&self, message: &mut [u8]) -> Option<(u64, usize)> {
         let counter = u64_at(message, 8)?;
         let sealed = message.get_mut(DATA_HEADER..)?;
-        let packet = self.receive.open_in_place(crypto::nonce(counter), Aad::empty(), sealed).ok()?;
+        let packet = self.receive.open(crypto::nonce(counter), &[], sealed)?;
         Some((counter, packet.len()))
     }
 
@@ -157,6 +154,25 @@ mod tests {
         for len in 0..message.len() {
             assert_eq!(session.open(&mut message[..len].to_vec()), None, "{len} bytes");
         }
+    }
+
+    /// Looks at the memory itself, as a core dump or somebody with the right to trace would.
+    #[test]
+    fn nothing_of_the_keys_is_left_where_a_session_was() {
+        use std::os::unix::fs::FileExt;
+
+        let key = [0xa7; 32];
+        let session = std::sync::Arc::new(session(key[0], true));
+        let at = std::sync::Arc::as_ptr(&session).addr() as u64;
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        let keys_there = || {
+            let mut bytes = [0; size_of::<Session>()];
+            memory.read_exact_at(&mut bytes, at).unwrap();
+            bytes.windows(8).filter(|window| *window == &key[..8]).count()
+        };
+        assert!(keys_there() >= 2, "this test looks at the right place");
+        drop(session);
+        assert_eq!(keys_there(), 0);
     }
 
     #[test]
