@@ -3,9 +3,9 @@
 //! A binary trie with one node for each prefix and each fork, for both families. Every prefix
 //! has at most one owner.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 /// A map from networks to owners.
 pub(crate) struct AllowedIps<T> {
@@ -61,15 +61,6 @@ impl Prefix {
     fn bit(self, position: u8) -> usize {
         (self.bits >> (127 - u32::from(position)) & 1) as usize
     }
-
-    fn to_network(self, v6: bool) -> Option<IpNet> {
-        if v6 {
-            Ipv6Net::new(Ipv6Addr::from(self.bits), self.len).map(IpNet::V6).ok()
-        } else {
-            let address = Ipv4Addr::from((self.bits >> 96) as u32);
-            Ipv4Net::new(address, self.len).map(IpNet::V4).ok()
-        }
-    }
 }
 
 impl<T> Default for AllowedIps<T> {
@@ -103,22 +94,9 @@ impl<T> AllowedIps<T> {
         found
     }
 
-    /// Takes every network for which `keep` is false from its owner.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&IpNet, &T) -> bool) {
-        for (v6, root) in [(false, &mut self.v4), (true, &mut self.v6)] {
-            retain_below(root, &mut |prefix, owner| prefix.to_network(v6).is_some_and(|network| keep(&network, owner)));
-        }
-    }
-
-    /// Every network and its owner: IPv4 first, each family in order of address and length.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(IpNet, &T)) {
-        for (v6, root) in [(false, &self.v4), (true, &self.v6)] {
-            visit_below(root, &mut |prefix, owner| {
-                if let Some(network) = prefix.to_network(v6) {
-                    visit(network, owner);
-                }
-            });
-        }
+    /// Takes exactly this network from its owner, which is returned. Host bits are ignored.
+    pub(crate) fn remove(&mut self, network: &IpNet) -> Option<T> {
+        remove_below(self.root_mut(network.addr()), Prefix::of_network(network))
     }
 
     fn root_mut(&mut self, address: IpAddr) -> &mut Link<T> {
@@ -161,45 +139,32 @@ fn insert_below<T>(link: &mut Link<T>, prefix: Prefix, owner: T) -> Option<T> {
     }
 }
 
-fn retain_below<T>(link: &mut Link<T>, keep: &mut impl FnMut(Prefix, &T) -> bool) {
-    let Some(node) = link else { return };
-    if node.owner.as_ref().is_some_and(|owner| !keep(node.prefix, owner)) {
-        node.owner = None;
-    }
-    for child in &mut node.children {
-        retain_below(child, keep);
-    }
+fn remove_below<T>(link: &mut Link<T>, prefix: Prefix) -> Option<T> {
+    let node = link.as_mut().filter(|node| node.prefix.covers(prefix))?;
+    let removed = if node.prefix == prefix {
+        node.owner.take()
+    } else {
+        remove_below(&mut node.children[prefix.bit(node.prefix.len)], prefix)
+    };
     // A node without owner is needed only as a fork.
     if node.owner.is_none() && node.children.iter().any(Option::is_none) {
         let [left, right] = &mut node.children;
         *link = left.take().or_else(|| right.take());
     }
-}
-
-fn visit_below<T>(link: &Link<T>, visit: &mut impl FnMut(Prefix, &T)) {
-    let Some(node) = link else { return };
-    if let Some(owner) = &node.owner {
-        visit(node.prefix, owner);
-    }
-    for child in &node.children {
-        visit_below(child, visit);
-    }
+    removed
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use ipnet::{Ipv4Net, Ipv6Net};
     use proptest::prelude::*;
 
     use super::*;
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
-    }
-
-    fn networks<T: Clone>(table: &AllowedIps<T>) -> Vec<(IpNet, T)> {
-        let mut list = Vec::new();
-        table.for_each(|network, owner| list.push((network, owner.clone())));
-        list
     }
 
     #[test]
@@ -222,16 +187,21 @@ mod tests {
         let mut table = AllowedIps::default();
         assert_eq!(table.insert(&net("10.0.0.0/24"), 1), None);
         assert_eq!(table.insert(&net("10.0.0.77/24"), 2), Some(1));
-        assert_eq!(networks(&table), [(net("10.0.0.0/24"), 2)]);
+        assert_eq!(table.remove(&net("10.0.0.0/25")), None);
+        assert_eq!(table.remove(&net("10.0.0.1/24")), Some(2));
+        assert_eq!(table.lookup("10.0.0.1".parse().unwrap()), None);
     }
 
     #[test]
     fn removing_leaves_no_empty_nodes_behind() {
         let mut table = AllowedIps::default();
-        for network in ["10.0.0.0/24", "10.0.1.0/24", "fd00::/64", "fd00:0:0:1::/64"] {
-            table.insert(&net(network), network.len());
+        let networks = ["10.0.0.0/24", "10.0.1.0/24", "10.0.0.0/8", "fd00::/64", "fd00:0:0:1::/64"].map(net);
+        for network in &networks {
+            table.insert(network, network.prefix_len());
         }
-        table.retain(|_, _| false);
+        for network in &networks {
+            assert_eq!(table.remove(network), Some(network.prefix_len()));
+        }
         assert!(table.v4.is_none() && table.v6.is_none());
     }
 
@@ -249,7 +219,8 @@ mod tests {
         #[test]
         fn equals_a_list(
             inserted in proptest::collection::vec((any_network(), 0u8..4), 0..40),
-            removed in 0u8..4,
+            removed in proptest::collection::vec(any_network(), 0..20),
+            owner_removed in 0u8..4,
             addresses in proptest::collection::vec(any_network(), 1..20),
         ) {
             let mut table = AllowedIps::default();
@@ -257,11 +228,10 @@ mod tests {
             for (network, owner) in inserted {
                 prop_assert_eq!(table.insert(&network, owner), list.insert(network.trunc(), owner));
             }
-            table.retain(|_, owner| *owner != removed);
-            list.retain(|_, owner| *owner != removed);
-            let mut content = networks(&table);
-            content.sort();
-            prop_assert_eq!(content, list.clone().into_iter().collect::<Vec<_>>());
+            let of_owner = list.iter().filter(|(_, owner)| **owner == owner_removed).map(|(network, _)| *network);
+            for network in of_owner.chain(removed).collect::<Vec<_>>() {
+                prop_assert_eq!(table.remove(&network), list.remove(&network.trunc()));
+            }
             for address in addresses.iter().map(IpNet::addr) {
                 let expected = list
                     .iter()

@@ -204,14 +204,16 @@ impl PeerUpdate {
         if is_new {
             table.insert(Arc::clone(peer));
         } else if self.replace_allowed_ips {
-            table.remove_allowed_ips(peer, |_| true);
+            let added = |change: &AllowedIpChange| match change {
+                AllowedIpChange::Add(network) => Some(network.trunc()),
+                AllowedIpChange::Remove(_) => None,
+            };
+            table.disallow_all_but(&self.allowed_ips.iter().filter_map(added).collect(), peer);
         }
         for change in &self.allowed_ips {
             match change {
                 AllowedIpChange::Add(network) => table.allow(network, peer),
-                AllowedIpChange::Remove(network) => {
-                    table.remove_allowed_ips(peer, |other| *other == network.trunc());
-                }
+                AllowedIpChange::Remove(network) => table.disallow(network, peer),
             }
         }
     }
