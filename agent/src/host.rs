@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use topology::{Firewall, InterfaceName, Route, Rule, Tunnel};
+use topology::{Firewall, InterfaceName, Route, Rule, Tunnel, cni::PodNetwork};
 
 /// One thing that could not be done; the rest was.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +76,6 @@ pub trait Host {
     /// Has iptables accept what is forwarded from and to these, if that is asked for; `None` undoes it.
     fn set_forwarded(&mut self, wanted: Option<&BTreeSet<IpNet>>) -> impl Future<Output = Vec<Failure>>;
 
-    /// Keeps these ranges in the CNI configuration.
-    fn set_pod_ranges(&mut self, pod_cidrs: &[IpNet]) -> impl Future<Output = Vec<Failure>>;
+    /// Keeps this in the CNI configuration.
+    fn set_pod_network(&mut self, wanted: &PodNetwork) -> impl Future<Output = Vec<Failure>>;
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use topology::{
     Input, InterfaceName, Local, Node, NodeName, Plan, Provider, PublicKey, Topology, TunnelKind, annotations,
     announce::{self, Findings, Identity},
+    cni::PodNetwork,
     discovery::{Addresses, Candidates, choose},
     nat,
     plan::Encapsulation,
@@ -288,10 +289,19 @@ impl<H: Host> Mesh<H> {
             channels.topology.send_replace(Some(Arc::new(topology)));
         }
         if self.options.cni_path.is_some() && !own.pod_cidrs.is_empty() {
-            failures.extend(self.applier.host().set_pod_ranges(&own.pod_cidrs).await);
+            let network = self.pod_network(facts, own.pod_cidrs);
+            failures.extend(self.applier.host().set_pod_network(&network).await);
         }
         self.has_reconciled = true;
         failures
+    }
+
+    /// Does not wait for a part in the mesh: the first pods come before it.
+    fn pod_network(&self, facts: &Facts, cidrs: Vec<IpNet>) -> PodNetwork {
+        let internal_ips = &self.addresses.internal_ips;
+        let device = mtu::choose(self.options.mtu, facts, internal_ips);
+        let mtu = mtu::of_pods(device, self.identity.tunnel, facts, internal_ips, &cidrs);
+        PodNetwork { cidrs, mtu }
     }
 
     fn candidates(&self, facts: &Facts, own: &Node) -> Candidates {

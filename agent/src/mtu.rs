@@ -1,4 +1,5 @@
-//! The largest packets that the WireGuard interface and the tunnel inside the location may carry.
+//! The largest packets that the WireGuard interface, the tunnel inside the location and the pods' interfaces
+//! may carry.
 
 use ipnet::IpNet;
 use topology::{Tunnel, TunnelKind};
@@ -46,6 +47,19 @@ pub fn of_tunnel(tunnel: &Tunnel, facts: &Facts, overlay: &[IpNet]) -> u32 {
     outside.saturating_sub(tunnel.kind.overhead(tunnel.local) + twice)
 }
 
+/// The MTU of the pods' interfaces: what fits into the WireGuard interface, whose MTU is `device`, and into the
+/// location's network or the tunnel over it. It does not depend on who else is in the location, because pods
+/// keep what they were given. Those with IPv6 `cidrs` need what IPv6 needs.
+pub fn of_pods(device: u16, tunnel: Option<TunnelKind>, facts: &Facts, internal_ips: &[IpNet], cidrs: &[IpNet]) -> u32 {
+    let through = |ip: &IpNet| {
+        let interface = facts.interfaces.values().find(|interface| interface.addresses.contains(ip))?;
+        Some(interface.mtu.saturating_sub(tunnel.map_or(0, |kind| kind.overhead(ip.addr()))))
+    };
+    let smallest = internal_ips.iter().filter_map(through).chain([device.into()]).min().unwrap_or(device.into());
+    let needed = if cidrs.iter().any(|cidr| cidr.addr().is_ipv6()) { SMALLEST_MTU } else { 0 };
+    smallest.max(needed.into())
+}
+
 /// The MTU of the WireGuard interface: what fits into a packet of the interface that leads outside,
 /// or that carries an internal IP.
 pub fn choose(wanted: Mtu, facts: &Facts, internal_ips: &[IpNet]) -> u16 {
@@ -88,6 +102,33 @@ mod tests {
                 forwarding: [].into(),
             };
             assert_eq!(of_tunnel(&tunnel, &facts, &[]), expected, "{kind} {local}");
+        }
+    }
+
+    #[test]
+    fn pods_get_what_fits_every_way() {
+        use TunnelKind::{Ipip, Vxlan};
+        let interface = |address: &str, mtu| Interface { index: 0, addresses: vec![address.parse().unwrap()], mtu };
+        let interfaces = [("eth0", "10.1.0.2/24", 9000), ("eth1", "10.2.0.2/24", 1500), ("eth2", "fd01::2/64", 1500)];
+        let facts = Facts {
+            interfaces: interfaces.map(|(name, address, mtu)| (name.into(), interface(address, mtu))).into(),
+            ..Facts::default()
+        };
+        let (v4, v6) = ("10.42.0.0/24", "fd42::/64");
+        for (device, tunnel, internal, cidr, expected) in [
+            (1420, Some(Vxlan), "10.2.0.2/24", v4, 1420),
+            (8920, Some(Vxlan), "10.2.0.2/24", v4, 1450),
+            (8920, Some(Ipip), "10.2.0.2/24", v4, 1480),
+            (8920, Some(Vxlan), "fd01::2/64", v6, 1430),
+            (8920, None, "10.2.0.2/24", v4, 1500),
+            (8920, Some(Vxlan), "10.1.0.2/24", v4, 8920),
+            (8920, Some(Vxlan), "10.9.9.9/24", v4, 8920),
+            (576, None, "10.2.0.2/24", v4, 576),
+            (576, None, "10.2.0.2/24", v6, 1280),
+        ] {
+            let (internal, cidrs) = ([internal.parse().unwrap()], [cidr.parse().unwrap()]);
+            let found = of_pods(device, tunnel, &facts, &internal, &cidrs);
+            assert_eq!(found, expected, "{device} {tunnel:?} {internal:?} {cidr}");
         }
     }
 

@@ -12,7 +12,7 @@ use futures::{
 use ipnet::IpNet;
 use topology::{
     DeviceDiff, DevicePeer, DevicePlan, Firewall, InterfaceName, PeerStatistics, PublicKey, Route, Rule, Tunnel,
-    report::Backend,
+    cni::PodNetwork, report::Backend,
 };
 
 use crate::{
@@ -32,7 +32,7 @@ pub struct World {
     pub firewall: Option<Firewall>,
     pub tunnel: Option<(Tunnel, u32)>,
     pub forwarded: Option<BTreeSet<IpNet>>,
-    pub pod_ranges: Vec<IpNet>,
+    pub pod_network: PodNetwork,
     /// The device while it exists, as it was told to be.
     pub device: Option<DevicePlan>,
     /// A device that outlived the last agent, with what it has.
@@ -130,9 +130,9 @@ impl Host for Fake {
         Vec::new()
     }
 
-    async fn set_pod_ranges(&mut self, pod_cidrs: &[IpNet]) -> Vec<Failure> {
-        let World { calls, pod_ranges, .. } = &mut *self.world();
-        set(calls, "cni", pod_ranges, pod_cidrs.to_vec());
+    async fn set_pod_network(&mut self, wanted: &PodNetwork) -> Vec<Failure> {
+        let World { calls, pod_network, .. } = &mut *self.world();
+        set(calls, "cni", pod_network, wanted.clone());
         Vec::new()
     }
 }

@@ -1,7 +1,26 @@
-//! The node's pod CIDRs in a CNI network configuration list (CNI spec 1.0.0, host-local's `ranges`).
+//! What the agent keeps in a CNI network configuration list (CNI spec 1.0.0): the node's pod CIDRs, as
+//! host-local's `ranges`, and the MTU of the pods' interfaces. All else is the person's, also in our plugin:
+//! others chain after it (portmap, Istio's) or keep there what only they know.
 
 use ipnet::IpNet;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+/// The field beside `mtu` that says what the agent has put there: another value is a person's. Plugins pass
+/// over fields they do not know.
+pub const OWN_MTU: &str = "kilo.squat.ai/mtu";
+
+/// Plugins whose `mtu` may be set without knowing more: their pods are behind a veth pair of their own. Those
+/// that divide another interface refuse an MTU that is larger than that one's.
+const MTU_PLUGINS: [&str; 2] = ["bridge", "ptp"];
+
+/// What pods of a node are given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodNetwork {
+    /// Where their addresses come from.
+    pub cidrs: Vec<IpNet>,
+    /// What fits into every tunnel that their packets may take, in bytes.
+    pub mtu: u32,
+}
 
 /// Why a file cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -20,22 +39,46 @@ pub enum CniError {
     NoIpam,
 }
 
-/// `conflist` with the `ipam.ranges` of each plugin that has an `ipam` set to `pod_cidrs`, all else as
-/// it was; `None` when they are set already.
-pub fn with_ranges(conflist: &str, pod_cidrs: &[IpNet]) -> Result<Option<String>, CniError> {
+/// `conflist` with the `ipam.ranges` of each plugin that has an `ipam` set to the pod CIDRs, and with the MTU
+/// where the person has not set one; all else as it was. `None` when there is nothing to change.
+pub fn with_network(conflist: &str, network: &PodNetwork) -> Result<Option<String>, CniError> {
     let mut list: Value = serde_json::from_str(conflist)?;
-    let ranges: Value = pod_cidrs.iter().map(|cidr| json!([{"subnet": cidr.to_string()}])).collect();
     let plugins = list.get_mut("plugins").and_then(Value::as_array_mut).ok_or(CniError::NoPlugins)?;
-    let ipams: Vec<_> = plugins.iter_mut().filter_map(|plugin| plugin.get_mut("ipam")?.as_object_mut()).collect();
-    if ipams.is_empty() {
+    let plugins = plugins.iter_mut().filter_map(Value::as_object_mut);
+    let attaching: Vec<_> = plugins.filter(|plugin| plugin.get("ipam").is_some_and(Value::is_object)).collect();
+    if attaching.is_empty() {
         return Err(CniError::NoIpam);
     }
     let mut changed = false;
-    for ipam in ipams {
-        let old = ipam.insert("ranges".to_owned(), ranges.clone());
-        changed |= old.as_ref() != Some(&ranges);
+    for plugin in attaching {
+        changed |= set_ranges(plugin, &network.cidrs);
+        changed |= set_mtu(plugin, network.mtu);
     }
     Ok(if changed { Some(serde_json::to_string_pretty(&list)? + "\n") } else { None })
+}
+
+fn set_ranges(plugin: &mut Map<String, Value>, cidrs: &[IpNet]) -> bool {
+    let ranges: Value = cidrs.iter().map(|cidr| json!([{"subnet": cidr.to_string()}])).collect();
+    let ipam = plugin.get_mut("ipam").and_then(Value::as_object_mut);
+    ipam.is_some_and(|ipam| set(ipam, "ranges", ranges))
+}
+
+fn set_mtu(plugin: &mut Map<String, Value>, mtu: u32) -> bool {
+    let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default();
+    let is_ours = plugin.get("mtu").is_none_or(|present| plugin.get(OWN_MTU) == Some(present));
+    if !is_ours || !MTU_PLUGINS.contains(&kind) {
+        return false;
+    }
+    set(plugin, "mtu", mtu.into()) | set(plugin, OWN_MTU, mtu.into())
+}
+
+/// Whether it was another value before.
+fn set(object: &mut Map<String, Value>, key: &str, value: Value) -> bool {
+    let changed = object.get(key) != Some(&value);
+    if changed {
+        object.insert(key.to_owned(), value);
+    }
+    changed
 }
 
 /// Whether container runtimes take a file of this name for a network configuration (libcni, `ConfFiles`).
@@ -62,16 +105,45 @@ mod tests {
     const LIST: &str = r#"{"cniVersion":"0.3.1","name":"kilo","x":{"b":1,"a":2},"plugins":[
         {"name":"kubernetes","type":"bridge","bridge":"kube-bridge","ipam":{"type":"host-local","dataDir":"/d"}},{"type":"portmap"}]}"#;
 
+    fn network(cidrs: &[&str], mtu: u32) -> PodNetwork {
+        PodNetwork { cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(), mtu }
+    }
+
     #[test]
-    fn ranges_are_set_once_and_the_rest_is_kept_in_order() {
-        let cidrs = ["10.42.1.0/24".parse().unwrap(), "fd42:1::/64".parse().unwrap()];
-        let text = with_ranges(LIST, &cidrs).unwrap().unwrap();
+    fn ranges_and_mtu_are_set_once_and_the_rest_is_kept_in_order() {
+        let both = network(&["10.42.1.0/24", "fd42:1::/64"], 1420);
+        let text = with_network(LIST, &both).unwrap().unwrap();
         let mut value: Value = serde_json::from_str(&text).unwrap();
-        let ipam = value["plugins"][0]["ipam"].as_object_mut().unwrap();
+        let bridge = value["plugins"][0].as_object_mut().unwrap();
+        assert_eq!((bridge.remove("mtu"), bridge.remove(OWN_MTU)), (Some(json!(1420)), Some(json!(1420))));
+        let ipam = bridge["ipam"].as_object_mut().unwrap();
         assert_eq!(ipam.remove("ranges").unwrap(), json!([[{"subnet": "10.42.1.0/24"}], [{"subnet": "fd42:1::/64"}]]));
         assert_eq!(value.to_string(), serde_json::from_str::<Value>(LIST).unwrap().to_string());
-        assert!(with_ranges(&text, &cidrs).unwrap().is_none());
-        assert!(with_ranges(&text, &cidrs[..1]).unwrap().is_some());
+        assert!(with_network(&text, &both).unwrap().is_none());
+        for other in [network(&["10.42.1.0/24"], 1420), network(&["10.42.1.0/24", "fd42:1::/64"], 1370)] {
+            let changed: Value = serde_json::from_str(&with_network(&text, &other).unwrap().unwrap()).unwrap();
+            assert_eq!(changed["plugins"][0]["mtu"], other.mtu);
+        }
+    }
+
+    #[test]
+    fn a_persons_mtu_stays_and_other_plugins_get_none() {
+        for (plugin, expected) in [
+            (json!({"type": "bridge", "mtu": 1500, "ipam": {}}), json!(1500)),
+            (json!({"type": "bridge", "mtu": 0, "ipam": {}}), json!(0)),
+            (json!({"type": "bridge", "mtu": 1500, OWN_MTU: 1500, "ipam": {}}), json!(1420)),
+            (json!({"type": "bridge", "mtu": 1300, OWN_MTU: 1500, "ipam": {}}), json!(1300)),
+            (json!({"type": "bridge", OWN_MTU: 1500, "ipam": {}}), json!(1420)),
+            (json!({"type": "ptp", "ipam": {}}), json!(1420)),
+            (json!({"type": "macvlan", "master": "eth0", "ipam": {}}), Value::Null),
+            (json!({"ipam": {}}), Value::Null),
+        ] {
+            let list = json!({"plugins": [plugin]}).to_string();
+            let text = with_network(&list, &network(&["10.42.1.0/24"], 1420)).unwrap().unwrap();
+            let value: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["plugins"][0]["mtu"], expected, "{plugin}");
+            assert!(with_network(&text, &network(&["10.42.1.0/24"], 1420)).unwrap().is_none());
+        }
     }
 
     #[test]
@@ -86,8 +158,11 @@ mod tests {
 
     #[test]
     fn files_that_cannot_be_kept_say_why() {
-        assert!(matches!(with_ranges("{", &[]), Err(CniError::Json(_))));
-        assert!(matches!(with_ranges("{}", &[]), Err(CniError::NoPlugins)));
-        assert!(matches!(with_ranges(r#"{"plugins":[{"type":"portmap"},5]}"#, &[]), Err(CniError::NoIpam)));
+        assert!(matches!(with_network("{", &network(&[], 0)), Err(CniError::Json(_))));
+        assert!(matches!(with_network("{}", &network(&[], 0)), Err(CniError::NoPlugins)));
+        for plugins in [r#"[{"type":"portmap"},5]"#, r#"[{"type":"bridge","ipam":5}]"#] {
+            let list = format!(r#"{{"plugins":{plugins}}}"#);
+            assert!(matches!(with_network(&list, &network(&[], 0)), Err(CniError::NoIpam)));
+        }
     }
 }

@@ -203,7 +203,7 @@ async fn the_mesh_is_applied_although_nothing_can_be_written() {
         assert!(world.up && world.firewall.is_some());
         assert_eq!(world.addresses, ["10.4.0.3/16".parse().unwrap()].into());
         assert_eq!(world.device.as_ref().unwrap().listen_port, 51820);
-        assert_eq!(world.pod_ranges, ["10.42.0.0/24".parse().unwrap()]);
+        assert_eq!(world.pod_network, PodNetwork { cidrs: vec!["10.42.0.0/24".parse().unwrap()], mtu: 1420 });
     }
     lab.eventually("a failed write", |lab| {
         lab.metrics.encode().unwrap().contains("kilo_errors_total{event=\"patch\"}")

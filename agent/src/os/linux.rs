@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use ipnet::IpNet;
-use topology::{Firewall, InterfaceName, Route, Rule, Tunnel};
+use topology::{Firewall, InterfaceName, Route, Rule, Tunnel, cni::PodNetwork};
 
 use super::{
     Error, Netlink, addresses, cni,
@@ -144,8 +144,8 @@ impl Host for Linux {
         failures("iptables", self.try_set_forwarded(wanted).await)
     }
 
-    async fn set_pod_ranges(&mut self, pod_cidrs: &[IpNet]) -> Vec<Failure> {
-        let result = self.conflist.as_deref().map_or(Ok(false), |path| cni::keep(path, pod_cidrs));
+    async fn set_pod_network(&mut self, wanted: &PodNetwork) -> Vec<Failure> {
+        let result = self.conflist.as_deref().map_or(Ok(false), |path| cni::keep(path, wanted));
         failures("cni", result.err())
     }
 }

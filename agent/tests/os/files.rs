@@ -10,7 +10,7 @@ use agent::os::{
     cni,
     key::{self, Origin},
 };
-use ipnet::IpNet;
+use topology::cni::PodNetwork;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -93,19 +93,19 @@ const CONFLIST: &str = r#"{
   ]
 }"#;
 
-fn cidrs(texts: &[&str]) -> Vec<IpNet> {
-    texts.iter().map(|text| text.parse().unwrap()).collect()
+fn network(texts: &[&str]) -> PodNetwork {
+    PodNetwork { cidrs: texts.iter().map(|text| text.parse().unwrap()).collect(), mtu: 1420 }
 }
 
 #[test]
-fn the_conflist_gets_the_ranges_and_keeps_the_rest() {
+fn the_conflist_gets_ranges_and_mtu_and_keeps_the_rest() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("10-kilo.conflist");
     fs::write(&path, CONFLIST).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
-    assert!(!cni::keep(&path, &[]).unwrap(), "no pod CIDR, no change");
+    assert!(!cni::keep(&path, &network(&[])).unwrap(), "no pod CIDR, no change");
     assert_eq!(fs::read_to_string(&path).unwrap(), CONFLIST);
-    let both = cidrs(&["10.42.1.0/24", "fd42:1::/64"]);
+    let both = network(&["10.42.1.0/24", "fd42:1::/64"]);
     assert!(cni::keep(&path, &both).unwrap());
     assert!(!cni::keep(&path, &both).unwrap(), "it is so already");
     assert_eq!(mode(&path), 0o666, "whatever the umask");
@@ -115,9 +115,12 @@ fn the_conflist_gets_the_ranges_and_keeps_the_rest() {
     let ipam = kept["plugins"][0]["ipam"].as_object_mut().unwrap();
     let ranges = ipam.remove("ranges").unwrap().to_string();
     assert_eq!(ranges, r#"[[{"subnet":"10.42.1.0/24"}],[{"subnet":"fd42:1::/64"}]]"#);
+    let bridge = kept["plugins"][0].as_object_mut().unwrap();
+    assert_eq!(bridge.remove("mtu").unwrap(), 1420);
+    assert_eq!(bridge.remove("kilo.squat.ai/mtu").unwrap(), 1420);
     // Compared as text: the order of fields counts too.
     assert_eq!(kept.to_string(), serde_json::from_str::<serde_json::Value>(CONFLIST).unwrap().to_string());
-    assert!(cni::keep(&path, &both[..1]).unwrap());
+    assert!(cni::keep(&path, &network(&["10.42.1.0/24"])).unwrap());
 }
 
 #[test]
@@ -126,7 +129,7 @@ fn a_link_to_the_conflist_stays_a_link() {
     let (path, target) = (directory.path().join("10-kilo.conflist"), directory.path().join("real"));
     fs::write(&target, CONFLIST).unwrap();
     symlink("real", &path).unwrap();
-    assert!(cni::keep(&path, &cidrs(&["10.42.1.0/24"])).unwrap());
+    assert!(cni::keep(&path, &network(&["10.42.1.0/24"])).unwrap());
     assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     assert!(fs::read_to_string(&target).unwrap().contains("10.42.1.0/24"));
 }
@@ -135,7 +138,7 @@ fn a_link_to_the_conflist_stays_a_link() {
 fn a_conflist_that_is_missing_or_broken_is_named_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("10-kilo.conflist");
-    let keep = || cni::keep(&path, &cidrs(&["10.42.1.0/24"])).unwrap_err().to_string();
+    let keep = || cni::keep(&path, &network(&["10.42.1.0/24"])).unwrap_err().to_string();
     assert!(keep().starts_with(&format!("cannot read {}: ", path.display())));
     fs::write(&path, "{").unwrap();
     assert!(keep().starts_with(&format!("cannot keep the pod ranges in {}: not JSON: ", path.display())));
