@@ -91,8 +91,9 @@ pub fn initial_conflist() -> Value {
                 "bridge": "kube-bridge",
                 "isDefaultGateway": true,
                 "forceAddress": true,
+                // A pod that is behind a service may be the one that asks it.
+                "hairpinMode": true,
                 "ipMasq": false,
-                "mtu": 1420,
                 "ipam": { "type": "host-local" }
             },
             { "type": "portmap", "snat": true, "capabilities": { "portMappings": true } }

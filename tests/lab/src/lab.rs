@@ -261,6 +261,13 @@ impl Lab {
         Ok(host.seat.addresses)
     }
 
+    /// The location that a host is in.
+    pub fn location(&self, host: &str) -> Result<String> {
+        let inventory = self.inventory();
+        let host = inventory.hosts.get(host).ok_or_else(|| anyhow!("no host {host}"))?;
+        Ok(host.seat.location.clone())
+    }
+
     /// The space called `name`: a host, a pod, `control`, `internet` or `router-<location>`.
     pub fn space(&self, name: &str) -> Result<Arc<Space>> {
         self.spaces().remove(name).ok_or_else(|| anyhow!("no host or pod {name}"))

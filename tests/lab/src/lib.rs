@@ -53,6 +53,8 @@
 //! * Pods: [`Lab::add_pod`], [`Lab::remove_pod`], [`Lab::pod_ip`].
 //! * Proofs: [`Lab::wait_mesh`], [`Lab::http`], [`http_with_marker`], [`Lab::ping`], [`Lab::flow`],
 //!   [`Lab::capture`], [`Lab::capture_uplink`], [`Lab::wait_until`].
+//! * Kubernetes' own rules for its network, services by kube-proxy's rules and network policies among them:
+//!   [`Lab::rules`], which every test of a network provider should call once its mesh is up.
 //! * Looking and meddling: [`Lab::exec`] ([`Space::command`] and [`spawn`] for what should go on
 //!   running), [`Lab::routes`], [`Lab::set_names`], [`Lab::space`].
 //! * Outsiders: [`Lab::start_kgctl`] (`kgctl connect` and others that stay), [`Lab::start_peer`] runs WireGuard on a host that is no node; [`Outsider::sync`].
@@ -67,12 +69,14 @@ mod capture;
 mod cluster;
 mod cni;
 mod flow;
+mod kube_proxy;
 mod lab;
 mod mesh;
 mod outsider;
 mod pods;
 mod preflight;
 mod probe;
+mod rules;
 mod servers;
 mod space;
 mod spec;
@@ -85,11 +89,13 @@ pub use background::Background;
 pub use capture::{Capture, Frames};
 pub use cluster::REGION;
 pub use flow::{Flow, FlowReport};
+pub use kube_proxy::ProxyMode;
 pub use lab::Lab;
 pub use mesh::{Pair, check};
 pub use outsider::Outsider;
 pub use preflight::available;
 pub use probe::{Reached, http_with_marker};
+pub use rules::Rules;
 pub use servers::{Answer, ECHO_PORT, HTTP_PORT};
 pub use space::{Space, spawn};
 pub use spec::{Api, NodeSpec, Spec};

@@ -25,6 +25,9 @@ pub struct Pair {
     pub http: Result<Duration, String>,
 }
 
+/// A pod or node, with the addresses that are probed.
+pub(crate) type End = (String, Vec<IpAddr>);
+
 /// When a source stops probing. Each failure costs seconds; while waiting, one is enough to know.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
@@ -54,7 +57,7 @@ impl Lab {
     /// IPv4 address of every other node; IPv6 only between pods that both have it. Sources work in
     /// parallel, each goes through its targets in turn.
     pub fn probe_mesh(&self) -> Result<Vec<Pair>> {
-        self.probe_all(Stop::Never)
+        self.probe_all(&self.ends()?, Stop::Never)
     }
 
     /// As [`Lab::probe_mesh`], but one probe at a time, so that latencies are those of the network and
@@ -68,9 +71,7 @@ impl Lab {
         Ok(pairs)
     }
 
-    fn probe_all(&self, stop: Stop) -> Result<Vec<Pair>> {
-        let names = self.ends()?;
-        let names = &names;
+    fn probe_all(&self, names: &[End], stop: Stop) -> Result<Vec<Pair>> {
         let mut pairs = Vec::new();
         thread::scope(|scope| {
             let mut workers = Vec::new();
@@ -86,8 +87,8 @@ impl Lab {
     }
 
     /// Every pod and node with the addresses that are probed.
-    fn ends(&self) -> Result<Vec<(String, Vec<IpAddr>)>> {
-        let mut names: Vec<(String, Vec<IpAddr>)> = Vec::new();
+    pub(crate) fn ends(&self) -> Result<Vec<End>> {
+        let mut names: Vec<End> = Vec::new();
         for pod in self.pods() {
             let addresses = self.pod_addresses(&pod)?;
             names.push((pod, addresses));
@@ -102,9 +103,14 @@ impl Lab {
     /// Waits until [`Lab::probe_mesh`] would find no pair that fails, and gives what it finds then. On
     /// the deadline the failure names a failing target of each source that has one.
     pub fn wait_mesh(&self, limit: Duration) -> Result<Vec<Pair>> {
+        self.wait_ends(limit, &self.ends()?)
+    }
+
+    /// As [`Lab::wait_mesh`], for these ends.
+    pub(crate) fn wait_ends(&self, limit: Duration, ends: &[End]) -> Result<Vec<Pair>> {
         let mut pairs = Vec::new();
         self.wait_until(limit, "every pod and node reaches every other", || {
-            pairs = self.probe_all(Stop::AtFailure)?;
+            pairs = self.probe_all(ends, Stop::AtFailure)?;
             check(&pairs)?;
             Ok(true)
         })?;
@@ -122,7 +128,7 @@ pub fn check(pairs: &[Pair]) -> Result<()> {
     bail!("{} of {} pairs fail:\n{shown}", failed.len(), pairs.len())
 }
 
-fn probe_from(from: &str, own: &[IpAddr], names: &[(String, Vec<IpAddr>)], stop: Stop) -> Vec<Pair> {
+fn probe_from(from: &str, own: &[IpAddr], names: &[End], stop: Stop) -> Vec<Pair> {
     let has_ipv6 = own.iter().any(IpAddr::is_ipv6);
     let others = names.iter().filter(|(to, _)| to != from);
     let targets = others.flat_map(|(to, addresses)| addresses.iter().map(move |address| (to, *address)));
@@ -133,7 +139,7 @@ fn probe_from(from: &str, own: &[IpAddr], names: &[(String, Vec<IpAddr>)], stop:
             to: to.clone(),
             address,
             ping: probe::ping_here(address).map_err(|error| format!("{error:#}")),
-            http: http(to, address),
+            http: answered_by(to, address),
         });
         if stop == Stop::AtFailure && pairs.last().is_some_and(|pair| !pair.is_ok()) {
             break;
@@ -142,7 +148,7 @@ fn probe_from(from: &str, own: &[IpAddr], names: &[(String, Vec<IpAddr>)], stop:
     pairs
 }
 
-fn http(to: &str, address: IpAddr) -> Result<Duration, String> {
+fn answered_by(to: &str, address: IpAddr) -> Result<Duration, String> {
     let reached = probe::http_here(address, "/").map_err(|error| format!("{error:#}"))?;
     if reached.answer.name != to {
         return Err(format!("{} answered", reached.answer.name));

@@ -53,8 +53,13 @@ fn describe(what: &str, space: &Space, target: IpAddr) -> String {
 }
 
 pub(crate) fn http_here(target: IpAddr, path: &str) -> Result<Reached> {
+    http_at(SocketAddr::new(target, HTTP_PORT), path)
+}
+
+/// Asks the HTTP server at `target` from this thread's network namespace.
+pub(crate) fn http_at(target: SocketAddr, path: &str) -> Result<Reached> {
     let start = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(target, HTTP_PORT), PROBE_LIMIT)?;
+    let mut stream = TcpStream::connect_timeout(&target, PROBE_LIMIT)?;
     stream.set_read_timeout(Some(PROBE_LIMIT))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
     let mut response = String::new();

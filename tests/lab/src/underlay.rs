@@ -70,9 +70,20 @@ impl Realm {
         format!("fd00:{}:0:{node:x}::/64", 42 + 10 * self.number())
     }
 
+    /// What covers all pod networks, IPv4 and IPv6: the cluster CIDRs.
+    pub fn all_pods(self) -> [String; 2] {
+        let number = 42 + 10 * self.number();
+        [format!("10.{number}.0.0/16"), format!("fd00:{number}::/48")]
+    }
+
     /// Where services have their addresses.
     pub fn services(self) -> String {
         format!("10.{}.0.0/16", 96 + 10 * self.number())
+    }
+
+    /// As `services`, IPv6.
+    pub fn services6(self) -> String {
+        format!("fd00:{}::/112", 96 + 10 * self.number())
     }
 
     /// `ip` lines for the internet and for the host `control`, whose namespace is named `space`.

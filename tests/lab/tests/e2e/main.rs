@@ -27,6 +27,7 @@ mod outage;
 mod peers;
 mod probes;
 mod repair;
+mod rules;
 mod status;
 mod support;
 mod verify;

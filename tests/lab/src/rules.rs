@@ -1,0 +1,309 @@
+//! Kubernetes' own rules for its network, asserted on a running lab, whoever attaches the pods.
+//!
+//! From the Kubernetes documentation ("Cluster Networking", "Services, Load Balancing, and Networking",
+//! "Network Policies"):
+//!
+//! * all pods reach all others, on whatever node, without address translation;
+//! * what runs on a node reaches all pods;
+//! * the address that a pod sees as its own is the one that others see;
+//! * a service's address leads to its pods, whichever node kube-proxy translates on;
+//! * what enforces network policies in front of a pod sees the addresses of other pods.
+//!
+//! Both families, as far as nodes have pods of both.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::kube_proxy::{ProxyMode, Service};
+use crate::lab::Lab;
+use crate::mesh::End;
+use crate::probe;
+use crate::servers::HTTP_PORT;
+use crate::underlay::Addresses;
+
+/// The first node port.
+const NODE_PORTS: u16 = 30000;
+
+/// The rules, to be asserted on a lab that has pods on several nodes; see [`Lab::rules`].
+pub struct Rules<'a> {
+    lab: &'a Lab,
+    limit: Duration,
+}
+
+/// One who asks: a pod or the host of a node.
+struct Client {
+    name: String,
+    node: String,
+    location: String,
+    is_pod: bool,
+    /// What others ask it at.
+    addresses: Vec<IpAddr>,
+    /// All that are on its interfaces, but link-local ones.
+    own: Vec<IpAddr>,
+    /// Whether it has a way to a service's address, IPv6, that could be translated: none behind routers that
+    /// have IPv4 only.
+    has_v6_default: bool,
+}
+
+impl Client {
+    fn of_family(&self, like: IpAddr) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied().filter(move |ip| ip.is_ipv4() == like.is_ipv4())
+    }
+
+    fn speaks(&self, like: IpAddr) -> bool {
+        self.of_family(like).next().is_some() && (like.is_ipv4() || self.has_v6_default)
+    }
+}
+
+/// A service, with the names of the pods behind it.
+type Named = (Service, Vec<String>);
+
+/// A question and who may answer it from where.
+struct Question<'a> {
+    to: SocketAddr,
+    /// Names of the pods of which one has to answer.
+    answers: &'a [String],
+    /// The source address that it has to see, where there is one.
+    source: Source<'a>,
+}
+
+/// Which source address the pod that answers has to see.
+enum Source<'a> {
+    /// The one that the client has, unless it answers itself.
+    Own,
+    /// One of this node's, which masquerades.
+    Node(&'a Client),
+}
+
+impl Lab {
+    /// Kubernetes' rules for this lab, each of which may take as long as `limit` to come true.
+    pub fn rules(&self, limit: Duration) -> Rules<'_> {
+        Rules { lab: self, limit }
+    }
+}
+
+impl Rules<'_> {
+    /// All of them, services by both modes of kube-proxy.
+    pub fn all(&self) -> Result<()> {
+        self.pods()?;
+        self.services(ProxyMode::Nftables)?;
+        self.services(ProxyMode::Iptables)?;
+        self.policies()
+    }
+
+    /// Pods and nodes reach each other's addresses, and those are the ones they see as their own.
+    pub fn pods(&self) -> Result<()> {
+        let clients = self.clients()?;
+        let ends: Vec<End> = clients.iter().map(|client| (client.name.clone(), client.addresses.clone())).collect();
+        self.lab.wait_ends(self.limit, &ends)?;
+        for pod in clients.iter().filter(|client| client.is_pod) {
+            self.has_its_addresses(pod)?;
+        }
+        Ok(())
+    }
+
+    /// Pods, and nodes with their internal addresses; IPv6 for nodes that have IPv6 pods.
+    fn clients(&self) -> Result<Vec<Client>> {
+        let mut clients = Vec::new();
+        for node in self.lab.nodes() {
+            for pod in self.lab.pods_of(&node) {
+                let addresses = self.lab.pod_addresses(&pod)?;
+                clients.push(self.client(pod, &node, true, addresses)?);
+            }
+            let Addresses { private, private6, .. } = self.lab.addresses(&node)?;
+            let cidrs = self.lab.node(&node)?.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
+            let v6 = cidrs.iter().any(|cidr| cidr.contains(':')).then_some(private6.into());
+            let addresses = [IpAddr::from(private)].into_iter().chain(v6).collect();
+            clients.push(self.client(node.clone(), &node, false, addresses)?);
+        }
+        let pods = clients.iter().filter(|client| client.is_pod).count();
+        ensure!(pods > 1, "the rules are about pods that meet: there are {pods}");
+        Ok(clients)
+    }
+
+    fn client(&self, name: String, node: &str, is_pod: bool, addresses: Vec<IpAddr>) -> Result<Client> {
+        let links: Value = serde_json::from_str(&self.lab.exec(&name, &["ip", "-json", "addr", "show"])?)?;
+        let infos = links.as_array().into_iter().flatten().filter_map(|link| link["addr_info"].as_array()).flatten();
+        let texts = infos.filter(|info| info["scope"] == "global").filter_map(|info| info["local"].as_str());
+        let own = texts.map(|text| text.parse().with_context(|| format!("ip -json addr on {name}: {text:?}")));
+        let own = own.collect::<Result<_>>()?;
+        let has_v6_default = !self.lab.exec(&name, &["ip", "-6", "route", "show", "default"])?.is_empty();
+        let location = self.lab.location(node)?;
+        Ok(Client { name, node: node.to_owned(), location, is_pod, addresses, own, has_v6_default })
+    }
+
+    fn has_its_addresses(&self, pod: &Client) -> Result<()> {
+        for address in &pod.addresses {
+            ensure!(pod.own.contains(address), "{} has {:?} on its interfaces, not {address}", pod.name, pod.own);
+            let to_itself = self.lab.http(&pod.name, *address)?;
+            ensure!(to_itself.answer.name == pod.name, "{address} from inside {}: {to_itself:?}", pod.name);
+        }
+        Ok(())
+    }
+
+    /// Each pod is behind a service of its own, all of them behind another one: pods and nodes ask their
+    /// cluster IPs, and pods, nodes and the internet their node ports on each node.
+    pub fn services(&self, mode: ProxyMode) -> Result<()> {
+        let lab = self.lab;
+        self.with_services(mode, |clients, services| {
+            lab.wait_until(self.limit, &format!("services by {mode:?} lead to their pods"), || {
+                let results: Vec<Result<()>> = thread::scope(|scope| {
+                    let workers: Vec<_> =
+                        clients.iter().map(|client| scope.spawn(|| self.asks(client, clients, services))).collect();
+                    workers
+                        .into_iter()
+                        .map(|worker| worker.join().unwrap_or_else(|_| bail!("a thread panicked")))
+                        .collect()
+                });
+                results.into_iter().collect::<Result<()>>()?;
+                self.internet_asks(clients, services)?;
+                Ok(true)
+            })
+        })
+    }
+
+    /// Runs `steps` while kube-proxy's rules are on all nodes.
+    fn with_services(&self, mode: ProxyMode, steps: impl FnOnce(&[Client], &[Named]) -> Result<()>) -> Result<()> {
+        let clients = self.clients()?;
+        let services = self.make_services(&clients)?;
+        let plain: Vec<Service> = services.iter().map(|(service, _)| service.clone()).collect();
+        let pods = self.lab.realm.all_pods().map(|cidr| cidr.parse::<IpNet>());
+        let pods = pods.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for node in self.lab.nodes() {
+            mode.install(&*self.lab.space(&node)?, &pods, &plain).with_context(|| format!("{mode:?} on {node}"))?;
+        }
+        steps(&clients, &services)?;
+        for node in self.lab.nodes() {
+            mode.remove(&*self.lab.space(&node)?, &pods, &plain).with_context(|| format!("{mode:?} on {node}"))?;
+        }
+        Ok(())
+    }
+
+    /// Services with the names of the pods behind them.
+    fn make_services(&self, clients: &[Client]) -> Result<Vec<Named>> {
+        let networks = [self.lab.realm.services(), self.lab.realm.services6()];
+        let mut services = Vec::new();
+        for network in networks {
+            let network: IpNet = network.parse()?;
+            let is_v4 = network.addr().is_ipv4();
+            let pods = clients.iter().filter(|client| client.is_pod);
+            let addresses = pods.flat_map(|pod| pod.addresses.iter().map(|ip| (*ip, pod.name.clone())));
+            let pods: Vec<(IpAddr, String)> = addresses.filter(|(ip, _)| ip.is_ipv4() == is_v4).collect();
+            let groups = pods.chunks(1).chain([&pods[..]]).filter(|group| !group.is_empty());
+            for ((group, number), address) in groups.zip(1_u16..).zip(network.hosts().skip(1)) {
+                let (endpoints, names) = group.iter().cloned().unzip();
+                let name = format!("s{number}");
+                services.push((Service { name, address, node_port: NODE_PORTS + number, endpoints }, names));
+            }
+        }
+        Ok(services)
+    }
+
+    /// All that one client asks for.
+    fn asks(&self, client: &Client, clients: &[Client], services: &[Named]) -> Result<()> {
+        let own_node = clients.iter().find(|other| other.name == client.node).context("the client's node")?;
+        for (service, answers) in services.iter().filter(|(service, _)| client.speaks(service.address)) {
+            // Kube-proxy masquerades what does not come from a pod.
+            let source = if client.is_pod { Source::Own } else { Source::Node(own_node) };
+            let to = SocketAddr::new(service.address, HTTP_PORT);
+            self.ask(&client.name, &Question { to, answers, source })?;
+            for node in clients.iter().filter(|other| !other.is_pod && other.name != client.node) {
+                for ip in node.of_family(service.address) {
+                    let to = SocketAddr::new(ip, service.node_port);
+                    self.ask(&client.name, &Question { to, answers, source: Source::Node(node) })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The node ports of each node that has a public address.
+    fn internet_asks(&self, clients: &[Client], services: &[Named]) -> Result<()> {
+        for node in clients.iter().filter(|client| !client.is_pod) {
+            let Some(public) = self.lab.addresses(&node.name)?.public else { continue };
+            for (service, answers) in services.iter().filter(|(service, _)| service.address.is_ipv4()) {
+                let to = SocketAddr::new(public.into(), service.node_port);
+                self.ask("control", &Question { to, answers, source: Source::Node(node) })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&self, from: &str, question: &Question<'_>) -> Result<()> {
+        let Question { to, answers, source } = question;
+        let what = || format!("{from} asks {to} ({})", answers.join(", "));
+        let reached = self.lab.space(from)?.run(|| probe::http_at(*to, "/"))?.with_context(what)?;
+        let (answered, seen) = (&reached.answer.name, reached.answer.from);
+        ensure!(answers.contains(answered), "{}: {answered} answered", what());
+        match source {
+            Source::Own if answered == from => {}
+            Source::Own => ensure!(seen == reached.source, "{}: {} arrived as {seen}", what(), reached.source),
+            Source::Node(node) => ensure!(node.own.contains(&seen), "{}: {seen} arrived, not {}'s", what(), node.name),
+        }
+        Ok(())
+    }
+
+    /// In front of each pod a rule lets in one pod of another node and nobody else, by address: that one
+    /// comes in, also by a service, and all others are turned away.
+    pub fn policies(&self) -> Result<()> {
+        self.with_services(ProxyMode::Nftables, |clients, services| {
+            for server in clients.iter().filter(|client| client.is_pod) {
+                for address in &server.addresses {
+                    self.policy(server, *address, clients, services)
+                        .with_context(|| format!("a network policy in front of {} {address}", server.name))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn policy(&self, server: &Client, address: IpAddr, clients: &[Client], services: &[Named]) -> Result<()> {
+        let others = clients.iter().filter(|client| client.speaks(address) && client.node != server.node);
+        let pods = || others.clone().filter(|client| client.is_pod);
+        // From another location, if there is one.
+        let Some(welcome) = pods().find(|pod| pod.location != server.location).or(pods().next()) else { return Ok(()) };
+        let source = welcome.of_family(address).next().context("an address of the family")?;
+        let service = services.iter().find(|(service, _)| service.endpoints == [address]).context("its service")?;
+
+        let host = self.lab.space(&server.node)?;
+        host.nft(&policy_rules(address, source))?;
+        for ip in [address, service.0.address] {
+            let to = SocketAddr::new(ip, HTTP_PORT);
+            self.ask(&welcome.name, &Question { to, answers: &[server.name.clone()], source: Source::Own })?;
+            for other in others.clone().filter(|other| other.name != welcome.name) {
+                self.is_refused(&other.name, to)?;
+            }
+        }
+        host.nft("delete table inet netpol\n")
+    }
+
+    fn is_refused(&self, from: &str, to: SocketAddr) -> Result<()> {
+        let reached = self.lab.space(from)?.run(|| probe::http_at(to, "/"))?;
+        let error = match reached {
+            Ok(reached) => bail!("{from} came in: {reached:?}"),
+            Err(error) => error,
+        };
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        ensure!(kind == Some(ErrorKind::ConnectionRefused), "{from} to {to} was not refused, but: {error:#}");
+        Ok(())
+    }
+}
+
+/// What a policy engine has in front of the pod `server` that `client` alone may reach. It answers who is turned
+/// away, so that the test need not wait for a silence.
+fn policy_rules(server: IpAddr, client: IpAddr) -> String {
+    let ip = if server.is_ipv4() { "ip" } else { "ip6" };
+    format!(
+        "table inet netpol {{ chain forward {{\n\
+         type filter hook forward priority filter;\n\
+         ct state established,related accept\n\
+         {ip} daddr {server} {ip} saddr {client} accept\n\
+         {ip} daddr {server} meta l4proto tcp reject with tcp reset\n}}\n}}\n"
+    )
+}
