@@ -38,6 +38,9 @@ doc:
 docs:
 	KGCTL_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --bin kgctl the_manual_in_docs
 	KG_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --test golden the_pictures_in_docs
+	KG_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --lib documentation
+	KG_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --lib the_manual_in_docs
+	KG_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --test golden documented
 
 fuzz:
 	scripts/fuzz $(ARGS)

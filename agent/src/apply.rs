@@ -5,17 +5,21 @@
 //! failed is tried again at the next reconciliation, because nothing is recorded that was not done.
 //! Without a device, an interface of its name is somebody else's and is left alone.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use topology::{
-    DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, Plan, Route, Seconds, report::Backend,
+    DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, Plan, PublicKey, Route, Seconds, report::Backend,
 };
 
 use crate::{
     backoff::Backoff,
     device::{Device, DeviceError, DeviceFactory, Made},
-    host::{Facts, Failure, Host},
+    host::{Changes, Facts, Failure, Host},
+    moves::Moves,
     mtu::Mtus,
 };
 
@@ -46,13 +50,16 @@ pub struct Applier<H> {
     told: DevicePlan,
     missing: Option<Missing>,
     backoff: Backoff,
+    changes: Changes,
+    moves: Moves,
 }
 
 impl<H: Host> Applier<H> {
     /// Nothing is made yet. `factory` makes `interface`.
     pub fn new(host: H, factory: Box<dyn DeviceFactory>, interface: InterfaceName) -> Self {
         let backoff = Backoff::new(RETRY.0, RETRY.1);
-        Self { host, factory, interface, device: None, told: DevicePlan::default(), missing: None, backoff }
+        let (told, changes, moves) = (DevicePlan::default(), Changes::default(), Moves::default());
+        Self { host, factory, interface, device: None, told, missing: None, backoff, changes, moves }
     }
 
     /// The host, to ask it for facts.
@@ -65,10 +72,28 @@ impl<H: Host> Applier<H> {
     pub async fn statistics(&mut self) -> Result<Vec<PeerStatistics>, Failure> {
         let Some(current) = &mut self.device else { return Ok(Vec::new()) };
         let known = current.device.statistics().await.map_err(|error| Failure::new("device", error))?;
+        self.moves.observe(&known);
         let mut told = std::mem::take(&mut self.told.peers);
         self.told.peers =
             known.iter().map(|peer| (peer.key, told.remove(&peer.key).unwrap_or_else(stranger))).collect();
         Ok(known)
+    }
+
+    /// How often each peer was seen at another endpoint.
+    pub fn moves(&self) -> BTreeMap<PublicKey, u64> {
+        self.moves.counts()
+    }
+
+    /// Packets that the device dropped, by cause, if it tells.
+    pub fn drops(&self) -> BTreeMap<&'static str, u64> {
+        self.device.as_ref().map(|current| current.device.drops()).unwrap_or_default()
+    }
+
+    /// What was changed on the host and on the device since this was asked last.
+    pub fn take_changes(&mut self) -> Changes {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.extend(self.host.take_changes());
+        changes
     }
 
     /// Who moves the packets; `None` while there is no device.
@@ -169,6 +194,7 @@ impl<H: Host> Applier<H> {
         if diff.is_empty() {
             return Vec::new();
         }
+        self.changes.count("peers", diff.set.len() + diff.remove.len(), 0);
         let errors = current.device.apply(&diff).await;
         self.told = plan.clone();
         for error in &errors {

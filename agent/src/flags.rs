@@ -13,7 +13,11 @@ use topology::{
     compatibility::{MODES, Mode, Path as Way},
 };
 
-use crate::{duration, logging::LogLevel, webhook};
+use crate::{
+    duration,
+    logging::{LogFormat, LogLevel},
+    webhook,
+};
 
 /// Nodes that did not check in for this many of our periods are left out of the mesh.
 const SILENT_PERIODS: u32 = 2;
@@ -111,6 +115,10 @@ pub struct Args {
     #[arg(long, value_name = boolean!(), default_value = "true", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
     pub local: bool,
+
+    /// How to log
+    #[arg(long, default_value = "json", value_name = "json|text")]
+    pub log_format: LogFormat,
 
     /// What to log
     #[arg(long, default_value = "info", value_name = "all|debug|info|warn|error|none")]
@@ -293,6 +301,8 @@ pub struct Options {
     pub check_in_period: Duration,
     /// How long another node may be silent.
     pub silence_limit: Duration,
+    /// How to log.
+    pub log_format: LogFormat,
     /// What to log.
     pub log_level: LogLevel,
 }
@@ -343,6 +353,7 @@ impl Args {
             resync_period: self.resync_period,
             check_in_period: self.check_in_period,
             silence_limit: self.check_in_period * SILENT_PERIODS,
+            log_format: self.log_format,
             log_level: self.log_level,
         })
     }
@@ -448,5 +459,7 @@ pub(crate) fn listen(text: &str) -> Result<String, &'static str> {
     Ok(if host.is_empty() { format!("[::]:{port}") } else { text.to_owned() })
 }
 
+#[cfg(test)]
+mod manual;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,33 @@ impl Failure {
     }
 }
 
+/// How much was changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Entries added or removed, by what they are: `routes`, `firewall`, …
+    pub made: BTreeMap<&'static str, u64>,
+    /// Those among them that had been made before and were found missing or changed.
+    pub repaired: BTreeMap<&'static str, u64>,
+}
+
+impl Changes {
+    /// Adds others.
+    pub fn extend(&mut self, others: Self) {
+        for (counts, more) in [(&mut self.made, others.made), (&mut self.repaired, others.repaired)] {
+            more.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
+        }
+    }
+
+    /// So many entries were changed, `repaired` of them because somebody else had.
+    pub fn count(&mut self, what: &'static str, made: usize, repaired: usize) {
+        for (counts, count) in [(&mut self.made, made), (&mut self.repaired, repaired)] {
+            if count > 0 {
+                *counts.entry(what).or_default() += count as u64;
+            }
+        }
+    }
+}
+
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
@@ -78,4 +105,7 @@ pub trait Host {
 
     /// Keeps this in the CNI configuration.
     fn set_pod_network(&mut self, wanted: &PodNetwork) -> impl Future<Output = Vec<Failure>>;
+
+    /// What was changed since this was asked last.
+    fn take_changes(&mut self) -> Changes;
 }

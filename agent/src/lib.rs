@@ -18,6 +18,7 @@ pub mod http;
 pub mod logging;
 pub mod mesh;
 pub mod metrics;
+pub mod moves;
 pub mod mtu;
 pub mod os;
 pub mod panic;

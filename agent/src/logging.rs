@@ -1,4 +1,4 @@
-//! Log lines: the agent's, one JSON object a line on standard output, as Kilo's are; and those of a
+//! Log lines: the agent's on standard output, one JSON object a line as Kilo's are, or text; and those of a
 //! program that a person runs, in words on standard error.
 
 use std::fmt;
@@ -49,11 +49,29 @@ impl LogLevel {
     }
 }
 
+/// Values of `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// An object a line, as Kilo's.
+    Json,
+    /// Time, level, and the event's text and fields.
+    Text,
+}
+
 /// Starts logging for the whole process. A second call changes nothing.
-pub fn init(level: LogLevel) {
-    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
+pub fn init(level: LogLevel, format: LogFormat) {
+    let lines = tracing_subscriber::fmt::layer();
     // Only a second subscriber makes this fail, and then the first one keeps working.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(targets(level))).try_init();
+    let _ = match format {
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            tracing_subscriber::registry().with(lines.with_filter(targets(level))).try_init()
+        }
+        LogFormat::Text => {
+            let lines = lines.with_ansi(false).with_target(false);
+            tracing_subscriber::registry().with(lines.with_filter(targets(level))).try_init()
+        }
+    };
 }
 
 /// As [`init`], for `program` in a terminal: its name, the event's text and fields in a line.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use agent::{
     causes,
     flags::{Args, Command},
-    logging::{self, LogLevel},
+    logging::{self, LogFormat, LogLevel},
     panic, run, webhook,
 };
 use clap::Parser;
@@ -22,13 +22,13 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some(Command::Webhook(args)) => {
-            let level = args.log_level;
-            return run_to_the_end("the webhook", level, || webhook::blocking(args));
+            let log = (args.log_level, args.log_format);
+            return run_to_the_end("the webhook", log, || webhook::blocking(args));
         }
         None => {}
     }
     match args.validate() {
-        Ok(options) => run_to_the_end("the agent", options.log_level, || run::blocking(options)),
+        Ok(options) => run_to_the_end("the agent", (options.log_level, options.log_format), || run::blocking(options)),
         Err(error) => {
             eprintln!("error: {error}\n\nFor more information, try 'kg --help'.");
             ExitCode::from(USAGE)
@@ -36,8 +36,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_to_the_end(what: &str, level: LogLevel, run: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
-    logging::init(level);
+fn run_to_the_end(
+    what: &str,
+    (level, format): (LogLevel, LogFormat),
+    run: impl FnOnce() -> anyhow::Result<()>,
+) -> ExitCode {
+    logging::init(level, format);
     panic::end_process();
     match run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@
 //! resync period, and a failed step is tried again without being remembered.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -24,7 +24,7 @@ use topology::{
     discovery::{Addresses, Candidates, choose},
     nat,
     plan::Encapsulation,
-    report::{ApiProblem, Problem, Report, unix_seconds},
+    report::{ApiProblem, PATCH, Problem, Report, Watch, unix_seconds},
 };
 use tracing::{debug, error, warn};
 
@@ -35,12 +35,12 @@ use crate::{
     flags::Options,
     health::Pulse,
     host::{Facts, Failure, Host},
-    http::Question,
+    http::{Question, Statistics},
     metrics::Metrics,
     mtu::{self, Mtus},
     os::watch::Change,
     resolver::{self, Resolver},
-    state::{State, Time},
+    state::{Heard, State, Time},
     told::{self, Told},
     writer::{Progress, Writer},
 };
@@ -89,6 +89,8 @@ pub struct Mesh<H> {
     start: Instant,
     state: State,
     debounce: Debounce,
+    /// Why the mesh is to be looked at, as it is counted.
+    reasons: BTreeSet<&'static str>,
     /// What was found last; empty before the first reconciliation.
     addresses: Addresses,
     findings: Findings,
@@ -123,6 +125,7 @@ impl<H: Host> Mesh<H> {
             start: Instant::now(),
             state,
             debounce: Debounce::default(),
+            reasons: BTreeSet::new(),
             addresses: Addresses::default(),
             findings: Findings::default(),
             last_seen: wall_clock(),
@@ -144,25 +147,26 @@ impl<H: Host> Mesh<H> {
                 event = channels.events.recv() => {
                     let event = event.ok_or(LoopError::Deaf("the watch of the cluster"))?;
                     self.on_event(event);
-                    self.tell_api_problems(&channels.report);
+                    self.tell_of_cluster(&channels.report);
                 }
                 change = channels.host_changes.recv() => {
                     change.ok_or(LoopError::Deaf("the watch of the host's network"))?;
-                    self.debounce.note(Instant::now());
+                    self.reconcile_soon("host", Instant::now());
                 }
-                () = self.resolver.changed() => self.debounce.note(Instant::now()),
+                () = self.resolver.changed() => self.reconcile_soon("names", Instant::now()),
                 // Its end is the end of the HTTP server, which does not go unnoticed.
                 Some(question) = channels.questions.recv() => {
                     // A question that is dropped is one without an answer.
-                    if let Ok(statistics) = self.applier.statistics().await {
-                        drop(question.send(statistics));
+                    if let Ok(peers) = self.applier.statistics().await {
+                        let (moves, drops) = (self.applier.moves(), self.applier.drops());
+                        drop(question.send(Statistics { peers, moves, drops }));
                     }
                 }
                 progress = self.writer.progress() => {
                     self.on_progress(progress);
-                    self.tell_api_problems(&channels.report);
+                    self.tell_of_cluster(&channels.report);
                 }
-                _ = resync.tick() => self.debounce.note(Instant::now()),
+                _ = resync.tick() => self.reconcile_soon("resync", Instant::now()),
                 _ = check_in.tick() => self.check_in(&channels.renewal),
                 () = self.debounce.ripe() => {
                     self.debounce.clear();
@@ -180,15 +184,22 @@ impl<H: Host> Mesh<H> {
         Ok(())
     }
 
+    /// Marks the mesh as to be looked at from `at` on, because of `reason`.
+    fn reconcile_soon(&mut self, reason: &'static str, at: Instant) {
+        self.debounce.note(at);
+        self.reasons.insert(reason);
+    }
+
     fn on_event(&mut self, event: Event) {
-        if let Event::Unreadable { .. } = event {
+        if let Event::Unreadable { resource, status, .. } = event {
             self.metrics.failed("watch");
+            self.metrics.refused(resource, status);
         }
         let at = Time { now: self.start.elapsed(), wall: wall_clock() };
         let outcome = self.state.handle(event, at);
         outcome.notices.into_iter().for_each(told::notice);
         if outcome.mesh {
-            self.debounce.note(Instant::now());
+            self.reconcile_soon("cluster", Instant::now());
         }
         if outcome.own {
             self.write_annotations();
@@ -203,6 +214,7 @@ impl<H: Host> Mesh<H> {
             }
             Progress::Failed(error) => {
                 self.metrics.failed("patch");
+                self.metrics.refused(PATCH, error.status());
                 self.told.unwritable(&error);
             }
             Progress::Ready => {}
@@ -210,16 +222,19 @@ impl<H: Host> Mesh<H> {
         self.write_annotations();
     }
 
-    /// Shows what the API server does not grant.
-    fn tell_api_problems(&self, report: &watch::Sender<Report>) {
+    /// Shows how the watch does, and what the API server does not grant.
+    fn tell_of_cluster(&self, report: &watch::Sender<Report>) {
         let problems: Vec<ApiProblem> = self
             .state
             .unreadable_at(self.start.elapsed(), LONGEST_ATTEMPT)
             .chain(self.told.why_unwritable().cloned())
             .collect();
+        let heard = self.state.heard();
+        let lag = |heard: Heard| u64::try_from(heard.lag.as_millis()).unwrap_or(u64::MAX);
+        let watch = Watch { heard: heard.map(|heard| heard.at), lag_milliseconds: heard.map(lag) };
         report.send_if_modified(|report| {
-            let changed = report.api_problems != problems;
-            report.api_problems = problems;
+            let changed = report.api_problems != problems || report.watch != watch;
+            (report.api_problems, report.watch) = (problems, watch);
             changed
         });
     }
@@ -242,7 +257,7 @@ impl<H: Host> Mesh<H> {
         }
         let says = announce::announce(own, &self.addresses, &self.identity, &self.findings, self.last_seen);
         if let Some(patch) = annotations::merge_patch(present, &says.annotations()) {
-            self.state.checking_in(self.last_seen);
+            self.state.checking_in(self.last_seen, self.start.elapsed());
             self.writer.write(patch);
         }
     }
@@ -251,7 +266,7 @@ impl<H: Host> Mesh<H> {
         if !self.state.is_complete() {
             return;
         }
-        self.metrics.reconciling();
+        self.metrics.reconciling(&std::mem::take(&mut self.reasons));
         let begin = Instant::now();
         let failures = match self.applier.host().facts().await {
             Ok(facts) => self.reconcile_with(&facts, channels).await,
@@ -268,8 +283,9 @@ impl<H: Host> Mesh<H> {
         self.told.failures(failures.into_iter().collect());
         // One that is past was not even tried, because there is no part to play now.
         if let Some(at) = self.applier.retry_at().filter(|at| *at > Instant::now()) {
-            self.debounce.note(at);
+            self.reconcile_soon("retry", at);
         }
+        self.metrics.reconciled(begin.elapsed(), &self.applier.take_changes());
         debug!(seconds = begin.elapsed().as_secs_f64(), "reconciled");
         self.write_annotations();
     }

@@ -3,7 +3,7 @@
 //! No background task may end unnoticed: if one does, the process ends with an error, because an agent
 //! that is deaf on one ear looks healthy, and whoever supervises it can start it again.
 
-use std::{fs, future::Future, path::Path, sync::Arc};
+use std::{fs, future::Future, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
@@ -12,7 +12,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use topology::{NodeName, announce::Identity, report::Report};
+use topology::{NodeName, announce::Identity, health::Limits, report::Report};
 use tracing::{info, warn};
 
 use crate::{
@@ -90,8 +90,9 @@ async fn run(options: Options) -> Result<()> {
     let source = options.pod_cidr_source.clone();
     let pod_cidrs = cluster::watch_pod_cidrs(client.clone(), source, name.clone(), sender, renewed);
     tasks.spawn(watched("the watch of pod CIDRs", pod_cidrs));
-    tasks
-        .spawn(serve(listener, http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter, prober, diagnoser)));
+    let limits = limits(&options);
+    let shared = http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter, prober, diagnoser, limits);
+    tasks.spawn(serve(listener, shared));
 
     let identity = Identity {
         key: key.public,
@@ -160,6 +161,14 @@ async fn device_factory(options: &Options, key: &KeyPair, netlink: Netlink) -> B
     let Choice { backend, reason } = device::choice::choose(options.wireguard, settings.make, &netlink).await;
     info!(wireguard = %backend, reason, "WireGuard chosen");
     device::factory(backend, netlink, settings)
+}
+
+/// How old may be what recurs: some time more than it takes when a step has to be tried again.
+fn limits(options: &Options) -> Limits {
+    Limits {
+        watch: options.check_in_period + options.silence_limit,
+        applied: options.resync_period * 2 + Duration::from_secs(90),
+    }
 }
 
 /// Runs `task`, which has no reason to end, and says so if it does.

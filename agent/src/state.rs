@@ -92,6 +92,15 @@ struct Own {
     record: NodeRecord,
 }
 
+/// The return of a check-in through the watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When, by the local clock, Unix seconds.
+    pub at: i64,
+    /// How long after it was written.
+    pub lag: Duration,
+}
+
 /// The cluster as it is known.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -102,8 +111,10 @@ pub struct State {
     /// The own pod CIDRs in each object of a network provider.
     pod_cidrs: BTreeMap<String, Vec<IpNet>>,
     own: Option<Own>,
-    /// The last check-in that was written and has not come back.
-    checked_in: Option<i64>,
+    /// The last check-in that was written and has not come back, and when it was written.
+    checked_in: Option<(i64, Duration)>,
+    /// The last one that came back.
+    heard: Option<Heard>,
     /// Since when a check-in is known to be written and has not come back.
     unheard_since: Option<Duration>,
     others: BTreeMap<NodeName, Node>,
@@ -137,6 +148,7 @@ impl State {
             pod_cidrs: BTreeMap::new(),
             own: None,
             checked_in: None,
+            heard: None,
             unheard_since: None,
             others: BTreeMap::new(),
             membership: Membership::new(silence_limit),
@@ -222,7 +234,7 @@ impl State {
 
     /// The own Node's annotations are these now: the answer to a write.
     pub fn wrote(&mut self, annotations: BTreeMap<String, String>, now: Duration) {
-        if self.checked_in.is_some() && last_seen(&annotations) == self.checked_in {
+        if self.checked_in.is_some_and(|(time, _)| last_seen(&annotations) == Some(time)) {
             self.unheard_since.get_or_insert(now);
         }
         if let Some(own) = &mut self.own {
@@ -243,8 +255,13 @@ impl State {
 
     /// A check-in with this time is about to be written; its return through the watch is the proof
     /// that the watch works.
-    pub fn checking_in(&mut self, last_seen: i64) {
-        self.checked_in = Some(last_seen);
+    pub fn checking_in(&mut self, last_seen: i64, now: Duration) {
+        self.checked_in = Some((last_seen, now));
+    }
+
+    /// The last check-in that came back.
+    pub fn heard(&self) -> Option<Heard> {
+        self.heard
     }
 
     /// The other nodes that are part of the mesh.
@@ -345,8 +362,9 @@ impl State {
         outcome.mesh |= known.is_none_or(|own| own.node != node);
         outcome.own |= known.is_none_or(|own| own.annotations != present);
         let checked_in = last_seen(&present);
-        if checked_in.is_some() && checked_in == self.checked_in {
+        if let Some((_, written)) = self.checked_in.filter(|(time, _)| checked_in == Some(*time)) {
             (self.checked_in, self.unheard_since) = (None, None);
+            self.heard = Some(Heard { at: at.wall, lag: at.now.saturating_sub(written) });
             self.membership.echo(at.now);
             outcome.mesh |= self.judge_all();
         }

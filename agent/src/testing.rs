@@ -17,7 +17,7 @@ use topology::{
 
 use crate::{
     device::{Cause, Device, DeviceError, DeviceFactory, Made},
-    host::{Facts, Failure, Host, Interface},
+    host::{Changes, Facts, Failure, Host, Interface},
 };
 
 /// What host and device are like.
@@ -134,6 +134,10 @@ impl Host for Fake {
         let World { calls, pod_network, .. } = &mut *self.world();
         set(calls, "cni", pod_network, wanted.clone());
         Vec::new()
+    }
+
+    fn take_changes(&mut self) -> Changes {
+        Changes::default()
     }
 }
 

@@ -130,3 +130,26 @@ pub struct Drops {
     /// From UDP: handshake messages put off because of load, most of them with a cookie.
     pub handshake_deferred: u64,
 }
+
+impl Drops {
+    /// Every cause by the name of its field.
+    pub fn by_cause(&self) -> [(&'static str, u64); 15] {
+        [
+            ("tun_malformed", self.tun_malformed),
+            ("no_peer", self.no_peer),
+            ("no_endpoint", self.no_endpoint),
+            ("no_private_key", self.no_private_key),
+            ("no_session", self.no_session),
+            ("udp_send", self.udp_send),
+            ("udp_malformed", self.udp_malformed),
+            ("unknown_index", self.unknown_index),
+            ("not_authenticated", self.not_authenticated),
+            ("packet_malformed", self.packet_malformed),
+            ("source_not_allowed", self.source_not_allowed),
+            ("tun_write", self.tun_write),
+            ("handshake_overflow", self.handshake_overflow),
+            ("handshake_rejected", self.handshake_rejected),
+            ("handshake_deferred", self.handshake_deferred),
+        ]
+    }
+}

@@ -77,6 +77,78 @@ pub const OWNED: [&str; 12] = [
     POD_CIDRS,
 ];
 
+/// An annotation as people are told of it, in docs/annotations.md.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// The key.
+    pub key: &'static str,
+    /// What its value looks like.
+    pub value: &'static str,
+    /// What it does, or says.
+    pub effect: &'static str,
+}
+
+const fn description(key: &'static str, value: &'static str, effect: &'static str) -> Description {
+    Description { key, value, effect }
+}
+
+/// Every annotation; people write those that are not [`OWNED`].
+pub const DESCRIPTIONS: [Description; 19] = [
+    description(LOCATION, "text", "the node's location; without it, the topology label's value"),
+    description(LEADER, "anything", "present: the node volunteers to lead its segment"),
+    description(
+        FORCE_ENDPOINT,
+        "`host:port`",
+        "where the node is reached by WireGuard, instead of what the agent finds",
+    ),
+    description(
+        FORCE_INTERNAL_IP,
+        "CIDR of each family, or empty or `-`",
+        "the node's address inside its location, instead of what the agent finds; empty or `-`: it has none",
+    ),
+    description(
+        PERSISTENT_KEEPALIVE,
+        "seconds",
+        "the node is behind NAT: it sends keepalives so often, and its endpoint is where others see it",
+    ),
+    description(
+        ALLOWED_LOCATION_IPS,
+        "CIDRs, comma-separated",
+        "what else is reached inside the node's location, as a printer or a database",
+    ),
+    description(ENDPOINT, "`address:port`", "where the node's WireGuard is reached"),
+    description(INTERNAL_IP, "CIDR or empty", "the node's first address inside its location"),
+    description(
+        INTERNAL_IPS,
+        "CIDRs, comma-separated",
+        "its addresses of both families; upstream does not know this key",
+    ),
+    description(KEY, "base64", "its WireGuard public key"),
+    description(LAST_SEEN, "Unix seconds", "its last check-in; a node that is silent for two periods is left out"),
+    description(WIREGUARD_IP, "CIDR or empty", "the first address of its WireGuard interface, if it leads"),
+    description(WIREGUARD_IPS, "CIDRs, comma-separated", "those of both families; upstream does not know this key"),
+    description(DISCOVERED_ENDPOINTS, "JSON object of public keys", "where the node sees others that are behind NAT"),
+    description(GRANULARITY, "`location` or `full`", "what the agent's `--mesh-granularity` says"),
+    description(
+        ENCAPSULATION_DEVICE,
+        "`ipip`, `vxlan` or empty",
+        "the tunnel that the node uses inside its location; upstream does not know this key",
+    ),
+    description(CNI_COMPATIBILITY_IP, "CIDR or empty", "the address that Cilium's host interface has, beside Cilium"),
+    description(
+        FORCE_POD_CIDRS,
+        "CIDRs, comma-separated",
+        "the node's pod CIDRs, instead of what the Node object or the network provider says; upstream does not know \
+         this key",
+    ),
+    description(
+        POD_CIDRS,
+        "CIDRs, comma-separated",
+        "the node's pod CIDRs, where not the Node object but the network \
+         provider says them; upstream does not know this key",
+    ),
+];
+
 /// The parts of a Node object that the mesh reads.
 #[derive(Clone, Debug)]
 pub struct NodeObject<'a> {

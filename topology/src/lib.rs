@@ -20,6 +20,7 @@ pub mod doctor;
 pub mod endpoint;
 pub mod firewall;
 pub mod graph;
+pub mod health;
 pub mod ini;
 pub mod join;
 pub mod key;

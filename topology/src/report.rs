@@ -132,9 +132,26 @@ pub struct Report {
     /// The nodes that it leaves out of its mesh, and why.
     #[serde(default)]
     pub left_out: BTreeMap<NodeName, String>,
+    /// How the watch of Nodes does.
+    #[serde(default)]
+    pub watch: Watch,
+    /// Packets that went nowhere, by cause; empty unless the agent itself moves them.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
     /// The WireGuard peers, other segments and Peer objects, ordered by label.
     #[serde(default)]
     pub peers: Vec<PeerReport>,
+}
+
+/// How the watch of Nodes does, by the agent's own check-ins: each is written to the API server and has to
+/// come back through the watch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Watch {
+    /// When a check-in came back last; `None` before the first one.
+    pub heard: Option<i64>,
+    /// How long that took.
+    pub lag_milliseconds: Option<u64>,
 }
 
 /// What an agent tells of one WireGuard peer.
@@ -153,6 +170,9 @@ pub struct PeerReport {
     pub rx_bytes: u64,
     /// Bytes sent to it since the interface was made.
     pub tx_bytes: u64,
+    /// How often it was seen at another endpoint than before, since the agent started.
+    #[serde(default)]
+    pub endpoint_changes: u64,
     /// How many networks are reached through it.
     pub allowed_ips: usize,
     /// An address behind it that answers echo requests, if one is known.
@@ -182,6 +202,8 @@ impl Report {
             api_problems: Vec::new(),
             names: BTreeMap::new(),
             left_out: BTreeMap::new(),
+            watch: Watch::default(),
+            drops: BTreeMap::new(),
             peers: Vec::new(),
         }
     }
@@ -200,6 +222,7 @@ impl Report {
             last_handshake: None,
             rx_bytes: 0,
             tx_bytes: 0,
+            endpoint_changes: 0,
             allowed_ips: peer.allowed_ips.len(),
             address: addresses.get(key).copied(),
             rtt_microseconds: None,
@@ -208,10 +231,11 @@ impl Report {
         self.peers.sort_by(|a, b| a.label.cmp(&b.label));
     }
 
-    /// Adds what the device knows of the peers.
-    pub fn add_statistics(&mut self, statistics: &[PeerStatistics]) {
+    /// Adds what the device knows of the peers, and how often each was seen elsewhere.
+    pub fn add_statistics(&mut self, statistics: &[PeerStatistics], moves: &BTreeMap<PublicKey, u64>) {
         let known: BTreeMap<PublicKey, &PeerStatistics> = statistics.iter().map(|known| (known.key, known)).collect();
         for peer in &mut self.peers {
+            peer.endpoint_changes = moves.get(&peer.public_key).copied().unwrap_or_default();
             let Some(known) = known.get(&peer.public_key) else { continue };
             peer.endpoint = known.endpoint.or(peer.endpoint);
             peer.last_handshake = known.last_handshake.map(unix_seconds);
@@ -225,6 +249,13 @@ impl Report {
             let rtt = peer.address.and_then(|address| round_trips.get(&address));
             peer.rtt_microseconds = rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
         }
+    }
+}
+
+impl PeerReport {
+    /// Whether it stands for a Peer object, and not for a segment of this mesh.
+    pub fn is_outside(&self) -> bool {
+        self.label.starts_with("peer/")
     }
 }
 
@@ -298,27 +329,31 @@ mod tests {
     #[test]
     fn the_part_in_the_mesh_the_statistics_and_the_echoes_come_together() {
         let mut report = report();
-        report.add_statistics(&[PeerStatistics {
-            key: key(2),
-            endpoint: "198.51.100.7:4500".parse().ok(),
-            last_handshake: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
-            rx_bytes: 5,
-            tx_bytes: 6,
-        }]);
+        report.add_statistics(
+            &[PeerStatistics {
+                key: key(2),
+                endpoint: "198.51.100.7:4500".parse().ok(),
+                last_handshake: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+                rx_bytes: 5,
+                tx_bytes: 6,
+            }],
+            &[(key(2), 3)].into(),
+        );
         report.add_round_trips(&[("10.4.0.2".parse().unwrap(), Duration::from_micros(1500))].into());
         let expected = json!({
             "format": 1, "node": "a", "version": "1.2.3", "time": 0,
             "interface": "kilo0", "backend": null, "mtu": null, "listenPort": 51820, "wireguardIps": ["10.4.0.1/16"],
             "segment": "location:a", "leader": true, "idle": null, "applied": null, "problems": [],
             "apiProblems": [], "names": {}, "leftOut": {},
+            "watch": {"heard": null, "lagMilliseconds": null}, "drops": {},
             "peers": [
                 {"label": "location:b", "publicKey": key(2), "endpoint": "198.51.100.7:4500",
-                 "lastHandshake": 1_700_000_000, "rxBytes": 5, "txBytes": 6, "allowedIps": 3,
+                 "lastHandshake": 1_700_000_000, "rxBytes": 5, "txBytes": 6, "endpointChanges": 3, "allowedIps": 3,
                  "address": "10.4.0.2", "rttMicroseconds": 1500},
                 {"label": "peer/laptop", "publicKey": key(8), "endpoint": null, "lastHandshake": null,
-                 "rxBytes": 0, "txBytes": 0, "allowedIps": 2, "address": "10.5.0.1", "rttMicroseconds": null},
+                 "rxBytes": 0, "txBytes": 0, "endpointChanges": 0, "allowedIps": 2, "address": "10.5.0.1", "rttMicroseconds": null},
                 {"label": "peer/office", "publicKey": key(9), "endpoint": null, "lastHandshake": null,
-                 "rxBytes": 0, "txBytes": 0, "allowedIps": 1, "address": null, "rttMicroseconds": null},
+                 "rxBytes": 0, "txBytes": 0, "endpointChanges": 0, "allowedIps": 1, "address": null, "rttMicroseconds": null},
             ],
         });
         assert_eq!(serde_json::to_value(&report).unwrap(), expected);

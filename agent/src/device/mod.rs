@@ -9,6 +9,8 @@ mod kernel;
 mod tests;
 mod userspace;
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 use topology::{
     DeviceDiff, DevicePlan, InterfaceName, PeerStatistics, PublicKey, SecretKey,
@@ -108,6 +110,11 @@ pub trait Device: Send {
 
     /// What is known of each peer now.
     fn statistics(&mut self) -> BoxFuture<'_, Result<Vec<PeerStatistics>, DeviceError>>;
+
+    /// Packets that went nowhere, by cause; empty where nobody counts them.
+    fn drops(&self) -> BTreeMap<&'static str, u64> {
+        BTreeMap::new()
+    }
 
     /// Who moves the packets.
     fn backend(&self) -> Backend;

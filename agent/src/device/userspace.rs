@@ -1,6 +1,6 @@
 //! Devices that run in this process: the `engine` crate behind the agent's trait.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use futures::{
     FutureExt,
@@ -68,6 +68,10 @@ impl Device for engine::Device {
 
     fn statistics(&mut self) -> BoxFuture<'_, Result<Vec<PeerStatistics>, DeviceError>> {
         ready(Ok(statistics(self))).boxed()
+    }
+
+    fn drops(&self) -> BTreeMap<&'static str, u64> {
+        self.drops().by_cause().into()
     }
 
     fn backend(&self) -> Backend {

@@ -40,6 +40,7 @@ fn the_defaults_are_kilos() {
             resync_period: Duration::from_secs(30),
             check_in_period: Duration::from_secs(30),
             silence_limit: Duration::from_secs(60),
+            log_format: LogFormat::Json,
             log_level: LogLevel::Info,
         }
     );
@@ -67,6 +68,7 @@ fn each_flag_does_what_it_says() {
             o.pod_cidr_source = PodCidrSource::Annotation("a.b/c".into());
         }),
         (&["--create-interface"], |_| {}),
+        (&["--log-format=text"], |o| o.log_format = LogFormat::Text),
         (&["--encapsulate=never"], |o| o.encapsulate = Encapsulate::Never),
         (&["--encapsulate=crosssubnet"], |o| o.encapsulate = Encapsulate::Crosssubnet),
         (&["--encapsulation-device=vxlan"], |o| o.encapsulation_device = EncapsulationDevice::Vxlan),

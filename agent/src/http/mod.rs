@@ -1,4 +1,4 @@
-//! What the agent shows over HTTP: `/health`, `/metrics`, a picture of the mesh at `/graph` and what it
+//! What the agent shows over HTTP: `/health`, `/livez`, `/readyz`, `/metrics`, a picture of the mesh at `/graph` and what it
 //! knows of its own part at `/status` and of its host at `/diagnose`; and what it tries on request, at
 //! `/probe`.
 //!
@@ -6,6 +6,7 @@
 
 mod diagnose;
 mod graph;
+mod health;
 mod probe;
 mod status;
 
@@ -22,9 +23,15 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
 };
-use topology::{Topology, doctor::diagnosis::PATH as DIAGNOSE, probe::PATH as PROBE, report};
+use topology::{
+    Topology,
+    doctor::diagnosis::PATH as DIAGNOSE,
+    health::{Limits, checks},
+    probe::PATH as PROBE,
+    report,
+};
 
-pub use status::{Question, Reporter};
+pub use status::{Question, Reporter, Statistics};
 
 use crate::{
     diagnose::Diagnoser,
@@ -45,6 +52,8 @@ pub struct Shared {
     reporter: Arc<Reporter>,
     prober: Arc<Prober>,
     diagnoser: Arc<Diagnoser>,
+    /// How old may be what the agent says it did.
+    limits: Limits,
     /// One drawing at a time: whoever can reach the port must not be able to fill the machine.
     drawing: Arc<Semaphore>,
     /// Graphviz' program.
@@ -52,8 +61,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Shows `metrics`, `pulse`, `topology`, what `reporter` collects and `diagnoser` finds, and lets
-    /// `prober` try things.
+    /// Shows `metrics`, `pulse`, `topology`, what `reporter` collects, judged by `limits`, and `diagnoser` finds,
+    /// and lets `prober` try things.
     pub fn new(
         metrics: Arc<Metrics>,
         pulse: Pulse,
@@ -61,10 +70,11 @@ impl Shared {
         reporter: Reporter,
         prober: Prober,
         diagnoser: Diagnoser,
+        limits: Limits,
     ) -> Self {
         let (reporter, prober, diagnoser) = (Arc::new(reporter), Arc::new(prober), Arc::new(diagnoser));
         let drawing = Arc::new(Semaphore::new(1));
-        Self { metrics, pulse, topology, reporter, prober, diagnoser, drawing, dot: "dot" }
+        Self { metrics, pulse, topology, reporter, prober, diagnoser, limits, drawing, dot: "dot" }
     }
 }
 
@@ -82,7 +92,9 @@ pub async fn listen(address: &str) -> std::io::Result<TcpListener> {
 /// Serves until the listener fails for good.
 pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()> {
     let app = Router::new()
-        .route("/health", get(show_health))
+        .route("/health", get(health::health))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
         .route("/metrics", get(show_metrics))
         .route("/graph", get(graph::show))
         .route(report::PATH, get(status::show))
@@ -92,18 +104,9 @@ pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()>
     axum::serve(listener, app).await
 }
 
-async fn show_health(State(shared): State<Shared>) -> Result<StatusCode, Refusal> {
-    match shared.pulse.stopped_for() {
-        None => Ok(StatusCode::OK),
-        Some(age) => {
-            let message = format!("the event loop has not turned for {} s\n", age.as_secs());
-            Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, message))
-        }
-    }
-}
-
 async fn show_metrics(State(shared): State<Shared>) -> Response {
-    match shared.metrics.encode() {
+    let report = shared.reporter.report().await;
+    match shared.metrics.encode(&report, &checks(&report, shared.limits)) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -142,9 +145,10 @@ mod tests {
         Diagnoser::new(&options, watch::channel(Report::new("a".into(), "1.2.3", "kilo0".into())).1)
     }
 
-    fn shared(pulse: Pulse, topology: LatestTopology) -> Shared {
+    pub(super) fn shared(pulse: Pulse, topology: LatestTopology) -> Shared {
         let prober = Prober::new("a".into(), "kilo0".into(), topology.clone());
-        Shared::new(Arc::default(), pulse, topology, reporter(), prober, diagnoser())
+        let limits = Limits { watch: Duration::from_secs(90), applied: Duration::from_secs(150) };
+        Shared::new(Arc::default(), pulse, topology, reporter(), prober, diagnoser(), limits)
     }
 
     /// The status line and the body of what a server with `topology` answers to `path`.
@@ -182,6 +186,8 @@ mod tests {
     async fn each_path_answers() {
         for (path, status, body) in [
             ("/health", "200", ""),
+            ("/livez", "200", "[+]loop ok\nlivez check passed\n"),
+            ("/readyz", "503", "[-]mesh failed: nothing was applied to the host yet\n"),
             ("/metrics", "200", "kilo_leader 0"),
             ("/graph?format=dot", "200", "digraph kilo"),
             ("/graph?format=exe", "400", "unknown format"),
@@ -223,19 +229,6 @@ mod tests {
             assert!(line.contains(status) && found.contains(answer), "{body}: {line}: {found}");
         }
         assert!(ask("/probe", empty_mesh(), "dot").await.0.contains("405"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn health_is_that_of_the_loop() {
-        let pulse = Pulse::new(Duration::ZERO);
-        let (_sender, receiver) = watch::channel(None);
-        let shared = shared(pulse.clone(), receiver);
-        let ask = || show_health(State(shared.clone()));
-        assert_eq!(ask().await, Ok(StatusCode::OK));
-        tokio::time::advance(Duration::from_secs(200)).await;
-        assert_eq!(ask().await.unwrap_err().0, StatusCode::SERVICE_UNAVAILABLE);
-        pulse.beat();
-        assert_eq!(ask().await, Ok(StatusCode::OK));
     }
 
     #[tokio::test]

@@ -13,7 +13,6 @@ use std::{
 };
 
 use axum::{
-    body::Bytes,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
@@ -24,7 +23,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use topology::{
-    PeerStatistics,
+    PeerStatistics, PublicKey,
     report::{Problem, Report, unix_seconds},
 };
 
@@ -40,8 +39,19 @@ const ECHO_PERIOD: Duration = Duration::from_secs(5);
 /// How long the event loop may take to answer; it may be waiting for a program or the kernel.
 const LOOP_LIMIT: Duration = Duration::from_secs(1);
 
+/// What only the device, and who watches it, can tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// The peers as they are now.
+    pub peers: Vec<PeerStatistics>,
+    /// How often each was seen at another endpoint.
+    pub moves: BTreeMap<PublicKey, u64>,
+    /// Packets that the device dropped, by cause.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
 /// Asks the event loop for the device's statistics.
-pub type Question = oneshot::Sender<Vec<PeerStatistics>>;
+pub type Question = oneshot::Sender<Statistics>;
 
 type RoundTrips = BTreeMap<IpAddr, Duration>;
 
@@ -59,7 +69,7 @@ pub struct Reporter {
 /// What was found last.
 #[derive(Default)]
 struct Memory {
-    document: Option<(Instant, Bytes)>,
+    report: Option<(Instant, Arc<Report>)>,
     /// When measuring began.
     echoed: Option<Instant>,
     round_trips: RoundTrips,
@@ -74,30 +84,33 @@ impl Reporter {
         Self { report, questions, echo, memory: Mutex::default() }
     }
 
-    /// The document of this moment.
-    async fn document(&self) -> serde_json::Result<Bytes> {
+    /// What there is to tell at this moment.
+    pub(super) async fn report(&self) -> Arc<Report> {
         let mut memory = self.memory.lock().await;
-        if let Some((_, document)) = memory.document.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
-            return Ok(document.clone());
+        if let Some((_, report)) = memory.report.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return report.clone();
         }
         let mut report = self.report.borrow().clone();
         let addresses = report.peers.iter().filter_map(|peer| peer.address).collect();
         let (statistics, ()) = tokio::join!(self.statistics(), memory.measure(&self.echo, addresses));
         report.time = unix_seconds(SystemTime::now());
         match statistics {
-            Some(statistics) => report.add_statistics(&statistics),
+            Some(Statistics { peers, moves, drops }) => {
+                report.add_statistics(&peers, &moves);
+                report.drops = drops.into_iter().map(|(cause, count)| (cause.to_owned(), count)).collect();
+            }
             None => {
                 report.problems.push(problem("statistics", "neither the event loop nor the device gives an answer"))
             }
         }
         report.add_round_trips(&memory.round_trips);
         report.problems.extend(memory.silence.as_deref().map(|why| problem("echo", why)));
-        let document = Bytes::from(serde_json::to_vec(&report)?);
-        memory.document = Some((Instant::now(), document.clone()));
-        Ok(document)
+        let report = Arc::new(report);
+        memory.report = Some((Instant::now(), report.clone()));
+        report
     }
 
-    async fn statistics(&self) -> Option<Vec<PeerStatistics>> {
+    async fn statistics(&self) -> Option<Statistics> {
         let asked = async {
             let (question, answer) = oneshot::channel();
             self.questions.send(question).await.ok()?;
@@ -128,7 +141,7 @@ fn problem(doing: &str, error: &str) -> Problem {
 
 /// The document.
 pub(super) async fn show(State(shared): State<Shared>) -> Response {
-    match shared.reporter.document().await {
+    match serde_json::to_vec(&*shared.reporter.report().await) {
         Ok(document) => ([(header::CONTENT_TYPE, "application/json")], document).into_response(),
         Err(error) => (axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -138,7 +151,7 @@ pub(super) async fn show(State(shared): State<Shared>) -> Response {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use topology::{PublicKey, report::PeerReport};
+    use topology::report::PeerReport;
 
     const FAR: &str = "10.4.0.2";
 
@@ -150,6 +163,7 @@ mod tests {
             last_handshake: None,
             rx_bytes: 0,
             tx_bytes: 0,
+            endpoint_changes: 0,
             allowed_ips: 1,
             address: FAR.parse().ok(),
             rtt_microseconds: None,
@@ -178,7 +192,7 @@ mod tests {
     }
 
     async fn read(reporter: &Reporter) -> Report {
-        serde_json::from_slice(&reporter.document().await.unwrap()).unwrap()
+        Report::clone(&*reporter.report().await)
     }
 
     fn answer(mut questions: mpsc::Receiver<Question>) -> Arc<AtomicUsize> {
@@ -189,7 +203,7 @@ mod tests {
                 let rx_bytes = counted.fetch_add(1, Ordering::Relaxed) as u64;
                 let key = PublicKey::new([1; 32]).unwrap();
                 let peer = PeerStatistics { key, endpoint: None, last_handshake: None, rx_bytes, tx_bytes: 7 };
-                _ = question.send(vec![peer]);
+                _ = question.send(Statistics { peers: vec![peer], ..Statistics::default() });
             }
         });
         count
@@ -230,7 +244,7 @@ mod tests {
         answer(questions);
         for _ in 0..10 {
             assert!(
-                timeout(Duration::from_millis(10), reporter.document()).await.is_err()
+                timeout(Duration::from_millis(10), reporter.report()).await.is_err()
                     || rounds.load(Ordering::Relaxed) == 1
             );
         }

@@ -25,8 +25,7 @@ struct Applied {
 impl Table {
     /// Makes the table `wanted`, unless it is; returns whether it had to be written.
     pub async fn set(&mut self, wanted: &Firewall) -> Result<bool, Error> {
-        let is_told = self.applied.as_ref().is_some_and(|applied| applied.firewall == *wanted);
-        if is_told && self.in_place().await? {
+        if self.was_set(wanted) && self.in_place().await? {
             return Ok(false);
         }
         self.applied = None;
@@ -34,6 +33,11 @@ impl Table {
         let listing = list().await?;
         self.applied = Some(Applied { firewall: wanted.clone(), listing });
         Ok(true)
+    }
+
+    /// Whether the table was made `wanted` last; somebody may have changed it since.
+    pub fn was_set(&self, wanted: &Firewall) -> bool {
+        self.applied.as_ref().is_some_and(|applied| applied.firewall == *wanted)
     }
 
     /// Whether the kernel's table is still as it was applied.

@@ -14,7 +14,7 @@ use super::{
     tunnel,
 };
 use crate::{
-    host::{Facts, Failure, Host},
+    host::{Changes, Facts, Failure, Host},
     resolver,
 };
 
@@ -44,6 +44,7 @@ pub struct Linux {
     table: Option<Table>,
     forward_rules: bool,
     conflist: Option<PathBuf>,
+    changes: Changes,
 }
 
 impl Linux {
@@ -57,6 +58,7 @@ impl Linux {
             table: settings.firewall.then(Table::default),
             forward_rules: settings.forward_rules,
             conflist: settings.conflist,
+            changes: Changes::default(),
         })
     }
 
@@ -129,10 +131,14 @@ impl Host for Linux {
 
     async fn set_firewall(&mut self, wanted: Option<&Firewall>) -> Vec<Failure> {
         let Some(table) = &mut self.table else { return Vec::new() };
+        let was_set = wanted.is_some_and(|wanted| table.was_set(wanted));
         let result = match wanted {
-            Some(wanted) => table.set(wanted).await.map(drop),
-            None => table.remove().await,
+            Some(wanted) => table.set(wanted).await,
+            None => table.remove().await.map(|()| false),
         };
+        if let Ok(true) = result {
+            self.changes.count("firewall", 1, was_set.into());
+        }
         failures("firewall", result.err())
     }
 
@@ -146,6 +152,15 @@ impl Host for Linux {
 
     async fn set_pod_network(&mut self, wanted: &PodNetwork) -> Vec<Failure> {
         let result = self.conflist.as_deref().map_or(Ok(false), |path| cni::keep(path, wanted));
+        if let Ok(true) = result {
+            self.changes.count("cni", 1, 0);
+        }
         failures("cni", result.err())
+    }
+
+    fn take_changes(&mut self) -> Changes {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.extend(self.ownership.take_changes());
+        changes
     }
 }

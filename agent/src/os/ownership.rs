@@ -20,6 +20,7 @@ use super::{
     file::{self, Survives},
     routes, rules,
 };
+use crate::host::Changes;
 
 /// Where the kernel tells this boot from others.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -38,6 +39,12 @@ pub fn route_changes(present: &BTreeSet<Route>, owned: &BTreeSet<Route>, wanted:
     let added = &diff.add;
     diff.remove.retain(|old| owned.contains(old) || added.iter().any(|new| is_leftover(old, new)));
     diff
+}
+
+/// Takes note of the size of `diff`. What is added although it is `owned` is put back.
+fn count<T: Ord>(what: &'static str, diff: &SetDiff<T>, owned: &BTreeSet<T>, changes: &mut Changes) {
+    let repaired = diff.add.iter().filter(|entry| owned.contains(entry)).count();
+    changes.count(what, diff.add.len() + diff.remove.len(), repaired);
 }
 
 /// Whether `old`, which nobody remembers, stands where `new` is to go and looks like the work of an
@@ -91,6 +98,7 @@ pub struct Ownership {
     owned: Owned,
     /// What the file says; `None` if it is not known to say anything.
     saved: Option<Owned>,
+    changes: Changes,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,7 +123,13 @@ impl Ownership {
         if saved.is_none() {
             tracing::info!(path = %path.display(), "the list of installed routes is of another boot or unreadable: ignored");
         }
-        Ok(Self { path: path.to_owned(), boot, owned: saved.clone().unwrap_or_default(), saved })
+        Ok(Self {
+            path: path.to_owned(),
+            boot,
+            owned: saved.clone().unwrap_or_default(),
+            saved,
+            changes: Changes::default(),
+        })
     }
 
     /// Makes `wanted` all of our routes; returns what failed.
@@ -125,6 +139,7 @@ impl Ownership {
             Err(error) => return vec![error],
         };
         let diff = route_changes(&present, &self.owned.routes, wanted);
+        count("routes", &diff, &self.owned.routes, &mut self.changes);
         // Remembered before they exist and until they are surely gone: whoever comes after a crash must
         // know them as ours. What is remembered in vain is forgotten at the next call.
         self.owned.routes = diff.remove.iter().chain(wanted).cloned().collect();
@@ -145,6 +160,7 @@ impl Ownership {
             Err(error) => return vec![error],
         };
         let diff = changes(&present, &self.owned.rules, wanted);
+        count("rules", &diff, &self.owned.rules, &mut self.changes);
         self.owned.rules = diff.remove.iter().chain(wanted).cloned().collect();
         let mut errors: Vec<Error> = self.save().err().into_iter().collect();
         let failures = rules::apply(netlink, &diff).await;
@@ -154,6 +170,11 @@ impl Ownership {
         errors.extend(self.save().err());
         errors.extend(failures);
         errors
+    }
+
+    /// What was changed since this was asked last.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     /// The tunnel interface that we made, or took into use.

@@ -39,7 +39,7 @@ fn apply(state: &mut State, record: NodeRecord, seconds: u64) -> Outcome {
 
 fn check_in(state: &mut State, seconds: u64) -> Outcome {
     let last_seen = at(seconds).wall;
-    state.checking_in(last_seen);
+    state.checking_in(last_seen, at(seconds).now);
     apply(state, node("me", last_seen), seconds)
 }
 
@@ -100,7 +100,7 @@ fn writes_that_do_not_come_back_mean_that_the_watch_is_deaf() {
     let limit = Duration::from_secs(60);
     let is_deaf = |state: &mut State, seconds| state.is_deaf(at(seconds).now, limit);
     let write = |state: &mut State, seconds| {
-        state.checking_in(at(seconds).wall);
+        state.checking_in(at(seconds).wall, at(seconds).now);
         state.wrote(node("me", at(seconds).wall).annotations, at(seconds).now);
     };
     let mut state = state();
@@ -114,6 +114,7 @@ fn writes_that_do_not_come_back_mean_that_the_watch_is_deaf() {
     write(&mut state, 690);
     apply(&mut state, node("me", at(690).wall), 691);
     assert!(!is_deaf(&mut state, 900));
+    assert_eq!(state.heard(), Some(Heard { at: at(691).wall, lag: Duration::from_secs(1) }));
 }
 
 #[test]

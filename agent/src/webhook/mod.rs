@@ -23,7 +23,13 @@ use topology::admission;
 use tracing::{debug, info, warn};
 
 use self::{certificate::Certificate, metrics::Metrics, tls::TlsListener};
-use crate::{flags, http::listen, logging::LogLevel, metrics::CONTENT_TYPE, signals};
+use crate::{
+    flags,
+    http::listen,
+    logging::{LogFormat, LogLevel},
+    metrics::CONTENT_TYPE,
+    signals,
+};
 
 /// Where the API server asks.
 const PATH: &str = "/validate";
@@ -52,6 +58,10 @@ pub struct Args {
     /// Address of health and metrics, HTTP
     #[arg(long, default_value = ":1107", value_name = "[HOST]:PORT", value_parser = flags::listen)]
     pub listen_metrics: String,
+
+    /// How to log
+    #[arg(long, default_value = "json", value_name = "json|text")]
+    pub log_format: LogFormat,
 
     /// What to log
     #[arg(long, default_value = "info", value_name = "all|debug|info|warn|error|none")]

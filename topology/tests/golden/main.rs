@@ -10,6 +10,7 @@ mod common;
 mod connect;
 mod device;
 mod disputes;
+mod documentation;
 mod encapsulation;
 mod graph;
 mod hostile;

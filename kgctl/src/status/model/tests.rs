@@ -40,6 +40,7 @@ fn peer_report(label: &str, n: u8) -> PeerReport {
         last_handshake: Some(NOW - 1030),
         rx_bytes: 1_234_567,
         tx_bytes: 999,
+        endpoint_changes: 0,
         allowed_ips: 2,
         address: "10.4.0.2".parse().ok(),
         rtt_microseconds: Some(1240),
