@@ -63,7 +63,7 @@ impl Control<'_> {
 
     fn answer(&mut self, identity: &Identity, message: &HandshakeMessage) -> Result<(), Cause> {
         let (from, now, mtu) = (message.from, self.shared.now(), usize::from(self.shared.mtu));
-        let handshake = match identity.judge(message.bytes(), from, now) {
+        let handshake = match identity.judge(message.bytes(), from.remote, now) {
             Judgement::Passed(handshake) => handshake,
             Judgement::Deferred(reply) => {
                 self.outbox.make_room(reply.len());
@@ -75,7 +75,7 @@ impl Control<'_> {
         };
         // Cookie replies cost little, and their source addresses are not proven.
         let is_cookie = matches!(handshake, Handshake::CookieReply(_));
-        if !is_cookie && !self.source_limit.admits(from.ip(), now) {
+        if !is_cookie && !self.source_limit.admits(from.remote.ip(), now) {
             return Err(Cause::HandshakeDeferred);
         }
         let outbox = &mut self.outbox;

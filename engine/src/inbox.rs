@@ -4,12 +4,13 @@
 //! a share of the room that there is for strangers.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::Error;
+use crate::path::Path;
 use crate::peer::Peer;
 use crate::source_limit::network_of;
 
@@ -33,12 +34,12 @@ const MAX_MESSAGE: usize = 148;
 pub(crate) struct HandshakeMessage {
     bytes: [u8; MAX_MESSAGE],
     len: usize,
-    pub(crate) from: SocketAddr,
+    pub(crate) from: Path,
 }
 
 impl HandshakeMessage {
     /// `None` if it is too long to be one.
-    pub(crate) fn new(message: &[u8], from: SocketAddr) -> Option<Self> {
+    pub(crate) fn new(message: &[u8], from: Path) -> Option<Self> {
         let mut bytes = [0; MAX_MESSAGE];
         bytes.get_mut(..message.len())?.copy_from_slice(message);
         Some(Self { bytes, len: message.len(), from })
@@ -95,7 +96,7 @@ impl Strangers {
     /// Returns whether there was room.
     fn push(&mut self, message: HandshakeMessage) -> bool {
         let waiting = self.messages.len();
-        let of_class = &mut self.by_class[class_of(message.from.ip())];
+        let of_class = &mut self.by_class[class_of(message.from.remote.ip())];
         if waiting >= STRANGERS || (waiting >= CROWDED && *of_class >= SHARE) {
             return false;
         }
@@ -106,7 +107,7 @@ impl Strangers {
 
     fn pop(&mut self) -> Option<HandshakeMessage> {
         let message = self.messages.pop_front()?;
-        self.by_class[class_of(message.from.ip())] -= 1;
+        self.by_class[class_of(message.from.remote.ip())] -= 1;
         Some(message)
     }
 }
@@ -209,21 +210,22 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
     use super::*;
 
     fn message(from: &str) -> HandshakeMessage {
-        HandshakeMessage::new(&[1; 148], from.parse().unwrap()).unwrap()
+        HandshakeMessage::new(&[1; 148], from.parse::<SocketAddr>().unwrap().into()).unwrap()
     }
 
     /// So many sources, none of the class of the one that is asked about.
     fn many(count: usize) -> impl Iterator<Item = (Standing, HandshakeMessage)> {
         let sources = (0..=u16::MAX).map(|n| IpAddr::from([198, 51, (n >> 8) as u8, n as u8]));
         let others = sources.filter(|source| class_of(*source) != class_of([192, 0, 2, 1].into())).cycle();
-        others
-            .take(count)
-            .map(|source| (Standing::Stranger, HandshakeMessage::new(&[1; 148], SocketAddr::new(source, 1)).unwrap()))
+        others.take(count).map(|source| {
+            (Standing::Stranger, HandshakeMessage::new(&[1; 148], SocketAddr::new(source, 1).into()).unwrap())
+        })
     }
 
     fn wait(inbox: &Inbox) -> Work {
@@ -262,8 +264,8 @@ mod tests {
         let known = std::iter::repeat_with(|| (Standing::Known, message("192.0.2.1:9")));
         assert_eq!(inbox.push(known.take(KNOWN + 1)), 1);
         let first = (0..KNOWN / BATCH).flat_map(|_| wait(&inbox).handshakes);
-        assert!(first.into_iter().all(|message| message.from.port() == 9));
-        assert_eq!(wait(&inbox).handshakes[0].from.port(), 1);
+        assert!(first.into_iter().all(|message| message.from.remote.port() == 9));
+        assert_eq!(wait(&inbox).handshakes[0].from.remote.port(), 1);
     }
 
     #[test]
@@ -276,6 +278,6 @@ mod tests {
 
     #[test]
     fn long_datagrams_are_no_handshakes() {
-        assert!(HandshakeMessage::new(&[0; 149], "192.0.2.1:1".parse().unwrap()).is_none());
+        assert!(HandshakeMessage::new(&[0; 149], message("192.0.2.1:1").from).is_none());
     }
 }

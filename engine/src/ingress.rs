@@ -164,7 +164,7 @@ impl Ingress<'_> {
             let (shared, bytes) = (self.shared, message.bytes());
             let answered = Handshake::parse(bytes).and_then(|handshake| handshake.receiver());
             shared.peer_by_receiver_index(answered).is_some()
-                || shared.identity().is_some_and(|own| own.has_cookie(bytes, message.from, shared.now()))
+                || shared.identity().is_some_and(|own| own.has_cookie(bytes, message.from.remote, shared.now()))
         };
         if crowded && is_known() { Standing::Known } else { Standing::Stranger }
     }

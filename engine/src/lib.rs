@@ -61,6 +61,7 @@ mod noise;
 mod offload_tests;
 mod outbox;
 mod packet;
+mod path;
 mod peer;
 mod random;
 mod secret;

@@ -10,8 +10,13 @@ use crate::drops::{Cause, DropCounters};
 use crate::kernel::Version;
 use crate::sys::udp::{self, Message, Sharing};
 
-/// Socket buffers in bytes, as large as wireguard-go asks for.
-const BUFFER: libc::c_int = 7 << 20;
+/// Room for received datagrams in bytes, as large as wireguard-go asks for.
+const RECEIVE_BUFFER: libc::c_int = 7 << 20;
+/// Room for what is sent, in bytes: more than the queues of a few interfaces hold. All peers share it, so it must never
+/// be what is full: each interface drops what is too much for itself, as with WireGuard in the kernel.
+const SEND_BUFFER: libc::c_int = 256 << 20;
+/// The same where only as much is given as anybody may have.
+const MODEST_SEND_BUFFER: libc::c_int = 7 << 20;
 /// How often to look for a port that is free in both families.
 const PORT_ATTEMPTS: usize = 16;
 
@@ -32,6 +37,8 @@ pub(crate) struct Queue {
 pub(crate) struct Socket {
     pub(crate) udp: UdpSocket,
     segmentation: AtomicBool,
+    /// The buffer is too small to be without bounds in practice: rather wait than lose.
+    waits: bool,
 }
 
 impl Sockets {
@@ -118,14 +125,16 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 impl Socket {
     fn set_up(udp: UdpSocket, v6: bool, offload: bool) -> io::Result<Self> {
-        set_buffers(&udp);
+        let waits = !set_buffers(&udp);
         if v6 {
             udp::set_option(&udp, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+            udp::set_option(&udp, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             // As Linux does: the outer packet may be fragmented, the tunnel's MTU is the limit.
             let dont = libc::IPV6_PMTUDISC_DONT;
             udp::set_option(&udp, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, dont)?;
         } else {
             udp::set_option(&udp, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+            udp::set_option(&udp, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
             let dont = libc::IP_PMTUDISC_DONT;
             udp::set_option(&udp, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, dont)?;
         }
@@ -146,11 +155,10 @@ impl Socket {
                     false
                 }
             };
-        Ok(Self { udp, segmentation: AtomicBool::new(segmentation) })
+        Ok(Self { udp, segmentation: AtomicBool::new(segmentation), waits })
     }
 
-    /// Sends all messages, in order. Blocks while the socket's buffer is full; what the kernel
-    /// refuses is counted and forgotten.
+    /// Sends all messages, in order. What the kernel refuses is counted and forgotten.
     pub(crate) fn send(&self, messages: &[Message<'_>], drops: &DropCounters) {
         let mut rest = messages;
         while let Some(first) = rest.first() {
@@ -159,11 +167,21 @@ impl Socket {
                 rest = &rest[1..];
                 continue;
             }
-            match udp::send(&self.udp, rest) {
+            match udp::send(&self.udp, rest, self.waits) {
                 Ok(sent) => rest = rest.get(sent.max(1)..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if first.segment.is_some() && self.refuses_segments(&error) => {
                     self.send_cut(first, drops);
+                    rest = &rest[1..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // There will be no room for the others either.
+                    drops.add(Cause::UdpSend, rest.iter().map(datagrams).sum());
+                    return;
+                }
+                // The address may not be ours any more, or not have a way there; routing may know another one.
+                Err(_) if first.to.local.is_some() => {
+                    self.send(&[Message { to: first.to.routed(), ..*first }], drops);
                     rest = &rest[1..];
                 }
                 Err(_) => {
@@ -202,13 +220,14 @@ fn datagrams(message: &Message<'_>) -> usize {
     message.segment.map_or(1, |size| message.payload.len().div_ceil(usize::from(size).max(1)))
 }
 
-/// As large as allowed. Smaller buffers cost speed and nothing else, so failing is no error.
-fn set_buffers(udp: &UdpSocket) {
-    for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
-        if udp::set_option(udp, libc::SOL_SOCKET, forced, BUFFER).is_err() {
-            let _ = udp::set_option(udp, libc::SOL_SOCKET, plain, BUFFER);
-        }
-    }
+/// As large as allowed. Returns whether the send buffer is so large that it never fills.
+fn set_buffers(udp: &UdpSocket) -> bool {
+    let set = |name, size| udp::set_option(udp, libc::SOL_SOCKET, name, size).is_ok();
+    // Smaller ones cost speed and nothing else, so failing is no error.
+    let _ = set(libc::SO_RCVBUFFORCE, RECEIVE_BUFFER) || set(libc::SO_RCVBUF, RECEIVE_BUFFER);
+    let is_ample = set(libc::SO_SNDBUFFORCE, SEND_BUFFER);
+    let _ = is_ample || set(libc::SO_SNDBUF, MODEST_SEND_BUFFER);
+    is_ample
 }
 
 #[cfg(test)]
@@ -216,14 +235,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::path::Path;
 
     /// A socket of ours, one to receive with, and its address.
-    fn sockets() -> (Socket, UdpSocket, SocketAddr) {
+    fn sockets() -> (Socket, UdpSocket, Path) {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let to = receiver.local_addr().unwrap();
         let ours = Socket::set_up(udp::bind(false, 0, Sharing::Nobody).unwrap(), false, true).unwrap();
-        (ours, receiver, to)
+        (ours, receiver, to.into())
     }
 
     fn received(receiver: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
@@ -255,6 +275,21 @@ mod tests {
         assert!(ours.segmentation.load(Ordering::Relaxed));
         assert!(ours.refuses_segments(&io::Error::from_raw_os_error(libc::EIO)));
         assert!(!ours.segmentation.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_source_that_is_not_ours_is_left_to_routing() {
+        let (ours, receiver, to) = sockets();
+        let drops = DropCounters::default();
+        for (local, seen) in [("127.0.0.2", "127.0.0.2"), ("192.0.2.77", "127.0.0.1")] {
+            let to = Path { local: Some(local.parse().unwrap()), ..to };
+            ours.send(&[Message { to, payload: &[1; 250], segment: Some(100), traffic_class: 0 }], &drops);
+            for _ in 0..3 {
+                let (_, from) = receiver.recv_from(&mut [0; 200]).unwrap();
+                assert_eq!(from.ip().to_string(), seen);
+            }
+        }
+        assert_eq!(drops.read(), crate::Drops::default());
     }
 
     #[test]

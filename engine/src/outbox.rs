@@ -1,11 +1,11 @@
 //! Datagrams on their way out: sealed one behind the other into one buffer, sent with as few
 //! calls as the kernel allows.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::drops::{Cause, DropCounters};
 use crate::net::Queue;
+use crate::path::Path;
 use crate::sys::udp::{MAX_BATCH, Message};
 
 /// When this many bytes wait it is time to send them: about one full frame from TUN.
@@ -26,7 +26,7 @@ pub(crate) struct Outbox {
 /// Datagrams of one size (the last may be shorter) to one destination.
 struct Run {
     bytes: Range<usize>,
-    to: SocketAddr,
+    to: Path,
     traffic_class: u8,
     segment: usize,
     count: usize,
@@ -69,7 +69,7 @@ impl Outbox {
     }
 
     /// Accepts the first `len` bytes of [`space`](Self::space) as a datagram.
-    pub(crate) fn commit(&mut self, len: usize, to: SocketAddr, traffic_class: u8, kind: Kind) {
+    pub(crate) fn commit(&mut self, len: usize, to: Path, traffic_class: u8, kind: Kind) {
         let bytes = self.used..self.used + len;
         self.used = bytes.end;
         if let Some(run) = self.runs.last_mut()
@@ -100,8 +100,8 @@ impl Outbox {
 
     /// Sends everything.
     pub(crate) fn flush(&mut self, sockets: &Queue, drops: &DropCounters) {
-        for runs in self.runs.chunk_by(|a, b| a.to.is_ipv4() == b.to.is_ipv4()) {
-            let Some(socket) = runs.first().and_then(|run| sockets.for_address(&run.to)) else {
+        for runs in self.runs.chunk_by(|a, b| a.to.remote.is_ipv4() == b.to.remote.is_ipv4()) {
+            let Some(socket) = runs.first().and_then(|run| sockets.for_address(&run.to.remote)) else {
                 drops.add(Cause::UdpSend, runs.iter().map(|run| run.count).sum());
                 continue;
             };
@@ -128,6 +128,8 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn lengths(outbox: &Outbox) -> Vec<(usize, usize, usize)> {
@@ -135,7 +137,7 @@ mod tests {
     }
 
     fn commit(outbox: &mut Outbox, len: usize, to: &str, kind: Kind) {
-        outbox.commit(len, to.parse().unwrap(), 0, kind);
+        outbox.commit(len, to.parse::<SocketAddr>().unwrap().into(), 0, kind);
     }
 
     #[test]
@@ -154,7 +156,9 @@ mod tests {
         commit(&mut outbox, 96, "192.0.2.1:2", Kind::Data);
         commit(&mut outbox, 148, "192.0.2.1:2", Kind::Handshake);
         commit(&mut outbox, 96, "192.0.2.1:2", Kind::Data);
-        assert_eq!(lengths(&outbox), [(96, 96, 1), (96, 96, 1), (148, 148, 1), (96, 96, 1)]);
+        let from_elsewhere = Path { local: Some([192, 0, 2, 9].into()), ..outbox.runs[3].to };
+        outbox.commit(96, from_elsewhere, 0, Kind::Data);
+        assert_eq!(lengths(&outbox), [(96, 96, 1), (96, 96, 1), (148, 148, 1), (96, 96, 1), (96, 96, 1)]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::noise::message::{COOKIE_REPLY, DATA_HEADER, DATA_OVERHEAD, INITIATION
 use crate::noise::session::{Keys, Session};
 use crate::noise::timers::{Initiation, MAX_JITTER, REKEY_TIMEOUT, Timers};
 use crate::outbox::{Kind, Outbox};
+use crate::path::Path;
 use crate::segment::Segments;
 use crate::{PeerStats, PublicKey, Secret, packet, random};
 
@@ -42,7 +43,7 @@ pub(crate) struct Peer {
     call: Call,
     /// Whether there are keys for a handshake.
     has_keys: AtomicBool,
-    endpoint: RwLock<Option<SocketAddr>>,
+    path: RwLock<Option<Path>>,
     last_handshake: Mutex<Option<SystemTime>>,
     persistent_keepalive: AtomicU16,
     /// A keepalive is to be sent as soon as the interface is up and an endpoint known.
@@ -184,7 +185,7 @@ impl Peer {
             timers: Timers::default(),
             call: Call::default(),
             has_keys: AtomicBool::new(false),
-            endpoint: RwLock::default(),
+            path: RwLock::default(),
             last_handshake: Mutex::default(),
             persistent_keepalive: AtomicU16::new(0),
             keepalive_due: AtomicBool::new(false),
@@ -202,11 +203,22 @@ impl Peer {
     }
 
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
-        *self.endpoint.read().unwrap_or_else(PoisonError::into_inner)
+        self.path().map(|path| path.remote)
     }
 
+    /// From now on the peer is there, until it is heard from elsewhere.
     pub(crate) fn set_endpoint(&self, endpoint: SocketAddr) {
-        *self.endpoint.write().unwrap_or_else(PoisonError::into_inner) = Some(endpoint);
+        if self.endpoint() != Some(endpoint) {
+            self.set_path(endpoint.into());
+        }
+    }
+
+    fn path(&self) -> Option<Path> {
+        *self.path.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_path(&self, path: Path) {
+        *self.path.write().unwrap_or_else(PoisonError::into_inner) = Some(path);
     }
 
     pub(crate) fn preshared_key(&self) -> Option<Secret> {
@@ -277,7 +289,7 @@ impl Peer {
         outbox: &mut Outbox,
         now: u64,
     ) -> Result<Progress, Unsendable> {
-        let endpoint = self.endpoint().ok_or(Unsendable::NoEndpoint)?;
+        let path = self.path().ok_or(Unsendable::NoEndpoint)?;
         let Some(session) = self.session(now) else { return self.stage(segments, outbox, now, mtu) };
         let ecn = packet::outer_ecn(segments.packet());
         let room = segments.longest() + PADDING + DATA_OVERHEAD;
@@ -289,7 +301,7 @@ impl Peer {
                 break;
             };
             let Some(sealed) = seal_packet(&session, space, len, mtu) else { break };
-            outbox.commit(sealed, endpoint, ecn, Kind::Data);
+            outbox.commit(sealed, path, ecn, Kind::Data);
             bytes += sealed;
         }
         if bytes > 0 {
@@ -336,7 +348,7 @@ impl Peer {
 
     /// Sends what waited for a session, if there is one. Returns whether anything was sent.
     fn send_staged(&self, mtu: usize, outbox: &mut Outbox, now: u64) -> bool {
-        let (Some(endpoint), Some(session)) = (self.endpoint(), self.session(now)) else { return false };
+        let (Some(path), Some(session)) = (self.path(), self.session(now)) else { return false };
         let staged = std::mem::take(&mut *lock(&self.staged));
         let mut bytes = 0;
         for packet in &staged {
@@ -344,7 +356,7 @@ impl Peer {
             let space = outbox.space();
             space[DATA_HEADER..][..packet.len()].copy_from_slice(packet);
             let Some(sealed) = seal_packet(&session, space, packet.len(), mtu) else { break };
-            outbox.commit(sealed, endpoint, packet::outer_ecn(packet), Kind::Data);
+            outbox.commit(sealed, path, packet::outer_ecn(packet), Kind::Data);
             bytes += sealed;
         }
         if bytes > 0 {
@@ -354,13 +366,13 @@ impl Peer {
     }
 
     fn send_keepalive(&self, outbox: &mut Outbox, now: u64) {
-        let (Some(endpoint), Some(session)) = (self.endpoint(), self.session(now)) else {
+        let (Some(path), Some(session)) = (self.path(), self.session(now)) else {
             self.call.make();
             return;
         };
         outbox.make_room(DATA_OVERHEAD);
         if let Some(sealed) = session.seal(outbox.space(), 0) {
-            outbox.commit(sealed, endpoint, 0, Kind::Data);
+            outbox.commit(sealed, path, 0, Kind::Data);
             self.sent(sealed, false, now);
         }
     }
@@ -371,7 +383,7 @@ impl Peer {
         &self,
         index: u32,
         (buffer, run, size): (&mut [u8], Range<usize>, usize),
-        from: SocketAddr,
+        from: Path,
         opened: &mut Opened,
         now: u64,
     ) -> Reception {
@@ -422,7 +434,7 @@ impl Peer {
     pub(crate) fn accept_initiation(
         &self,
         initiation: Identified<'_>,
-        from: SocketAddr,
+        from: Path,
         outbox: &mut Outbox,
         now: u64,
     ) -> bool {
@@ -443,7 +455,7 @@ impl Peer {
     pub(crate) fn accept_response(
         &self,
         response: &[u8; RESPONSE],
-        from: SocketAddr,
+        from: Path,
         mtu: usize,
         outbox: &mut Outbox,
         now: u64,
@@ -481,15 +493,24 @@ impl Peer {
             self.forget_keys();
         }
         let lost = if due.give_up { std::mem::take(&mut *lock(&self.staged)).len() } else { 0 };
-        let Some(endpoint) = self.endpoint().filter(|_| interface_up) else { return lost };
+        let Some(path) = self.path().filter(|_| interface_up) else { return lost };
+        let path = if due.initiation.is_some() { self.without_own_address(path) } else { path };
         if due.keepalive || self.is_persistent_keepalive_due(now) {
             self.send_keepalive(outbox, now);
         }
         let reason = if self.call.is_open() { Some(Initiation::New) } else { due.initiation };
         if let Some(reason) = reason {
-            self.initiate((reason, Timestamp::new(since_epoch)), endpoint, outbox, now);
+            self.initiate((reason, Timestamp::new(since_epoch)), path, outbox, now);
         }
         lost
+    }
+
+    /// No answer comes, and our address may be the reason.
+    fn without_own_address(&self, path: Path) -> Path {
+        if path.local.is_some() {
+            self.set_path(path.routed());
+        }
+        path.routed()
     }
 
     fn is_persistent_keepalive_due(&self, now: u64) -> bool {
@@ -497,13 +518,7 @@ impl Peer {
         self.keepalive_due.swap(false, Ordering::Relaxed) || (interval != 0 && self.timers.silence(now) >= interval)
     }
 
-    fn initiate(
-        &self,
-        (reason, timestamp): (Initiation, Timestamp),
-        endpoint: SocketAddr,
-        outbox: &mut Outbox,
-        now: u64,
-    ) {
+    fn initiate(&self, (reason, timestamp): (Initiation, Timestamp), path: Path, outbox: &mut Outbox, now: u64) {
         let mut handshake = lock(&self.handshake);
         if handshake.sent_at.is_some_and(|at| now.saturating_sub(at) < REKEY_TIMEOUT) {
             // As soon as it may be: what was sent last may be an answer that got lost, and nothing else reminds of it.
@@ -517,10 +532,10 @@ impl Peer {
         self.call.clear();
         let jitter = random::number().map_or(0, |number| u64::from(number) % MAX_JITTER);
         self.timers.initiation_sent(reason, jitter, now);
-        self.send_handshake(&initiation, endpoint, outbox, now);
+        self.send_handshake(&initiation, path, outbox, now);
     }
 
-    fn send_handshake(&self, message: &[u8], to: SocketAddr, outbox: &mut Outbox, now: u64) {
+    fn send_handshake(&self, message: &[u8], to: Path, outbox: &mut Outbox, now: u64) {
         outbox.make_room(message.len());
         outbox.space()[..message.len()].copy_from_slice(message);
         outbox.commit(message.len(), to, HANDSHAKE_TRAFFIC_CLASS, Kind::Handshake);
@@ -538,10 +553,10 @@ impl Peer {
     }
 
     /// An authenticated message arrived: its source is where the peer is now.
-    fn heard(&self, bytes: usize, from: SocketAddr) {
+    fn heard(&self, bytes: usize, from: Path) {
         self.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        if self.endpoint() != Some(from) {
-            self.set_endpoint(from);
+        if self.path() != Some(from) {
+            self.set_path(from);
         }
     }
 

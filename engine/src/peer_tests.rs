@@ -58,7 +58,11 @@ impl Side {
     }
 
     /// Receives one datagram; returns the last bytes of the packets in it, or `None` if it was refused.
-    fn receive(&mut self, mut datagram: Vec<u8>, from: SocketAddr, now: u64) -> Option<Vec<u8>> {
+    fn receive(&mut self, datagram: Vec<u8>, from: SocketAddr, now: u64) -> Option<Vec<u8>> {
+        self.receive_by(datagram, from.into(), now)
+    }
+
+    fn receive_by(&mut self, mut datagram: Vec<u8>, from: Path, now: u64) -> Option<Vec<u8>> {
         use crate::noise::{handshake::identify, message::Handshake};
         let outbox = &mut self.outbox;
         let accepted = match Handshake::parse(&datagram) {
@@ -200,9 +204,9 @@ proptest::proptest! {
         // A retry of the second to begin finds both routers open, and so does the answer.
         let deadline = starts[0].max(starts[1]) + REKEY_TIMEOUT + MAX_JITTER + 250 + 4 * latency;
         for now in 0..=deadline {
-            let (due, later) = under_way.into_iter().partition(|(at, ..)| *at <= now);
+            let (due, later): (Vec<_>, Vec<_>) = under_way.into_iter().partition(|(at, ..)| *at <= now);
             under_way = later;
-            for (_, to, datagram) in Vec::<(u64, usize, Vec<u8>)>::from(due) {
+            for (_, to, datagram) in due {
                 let from = sides[1 - to].at;
                 if nats[to].admits(now) {
                     arrived[to] |= sides[to].receive(datagram, from, now).is_some_and(|packets| !packets.is_empty());
@@ -250,6 +254,25 @@ fn data_moves_the_endpoint_and_replays_do_not() {
     assert_eq!(b.receive(message.clone(), first, 1002), Some(vec![1]));
     assert_eq!(b.receive(message, second, 1002), None);
     assert_eq!(b.peer.endpoint(), Some(first));
+}
+
+#[test]
+fn the_address_that_the_peer_spoke_to_is_the_one_that_answers_until_no_answer_comes() {
+    let (mut a, mut b) = pair();
+    connect(&mut a, &mut b, 1000);
+    assert_eq!(a.send(1, 1001), Ok(Progress::Finished));
+    let by = Path { remote: a.at, local: Some([198, 51, 100, 7].into()) };
+    assert_eq!(b.receive_by(a.sent().remove(0), by, 1002), Some(vec![1]));
+    assert_eq!(b.peer.path(), Some(by));
+    b.peer.set_endpoint(a.at);
+    assert_eq!(b.peer.path(), Some(by), "the owner says nothing new");
+    assert_eq!(b.send(2, 2000), Ok(Progress::Finished));
+    drop(b.sent());
+    b.tick(true, 16_999);
+    assert_eq!(b.peer.path(), Some(by));
+    b.tick(true, 17_400);
+    assert_eq!(b.peer.path(), Some(by.routed()));
+    assert_eq!(b.sent().iter().map(Vec::len).collect::<Vec<_>>(), [INITIATION]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -10,6 +10,7 @@ use std::ptr;
 use super::address::RawAddress;
 use super::check;
 use super::control::Control;
+use crate::path::Path;
 
 /// Most datagrams (or coalesced groups of them) handed over in one call.
 pub(crate) const MAX_BATCH: usize = 64;
@@ -18,13 +19,18 @@ pub(crate) const RECEIVE_BUFFER: usize = 65536;
 
 /// One datagram to send, or several of `segment` bytes each (the last may be shorter).
 pub(crate) struct Message<'a> {
-    pub(crate) to: SocketAddr,
+    pub(crate) to: Path,
     pub(crate) payload: &'a [u8],
     /// Cut the payload into datagrams of this size.
     pub(crate) segment: Option<u16>,
     /// The whole traffic class byte: DSCP and ECN.
     pub(crate) traffic_class: u8,
 }
+
+/// `sizeof(struct in_pktinfo)`: interface, our address, the address in the header (`ip(7)`).
+const PKTINFO_V4: usize = 12;
+/// `sizeof(struct in6_pktinfo)`: address, interface (`ipv6(7)`).
+const PKTINFO_V6: usize = 20;
 
 /// Makes a socket of one family without binding it: it has no port and receives nothing.
 pub(crate) fn open(v6: bool) -> io::Result<UdpSocket> {
@@ -78,9 +84,9 @@ pub(crate) fn set_option(
     .map(drop)
 }
 
-/// Sends the first [`MAX_BATCH`] messages with one call, which blocks while the socket's buffer
-/// is full. Returns how many were taken; an error is about the first message.
-pub(crate) fn send(socket: &UdpSocket, messages: &[Message<'_>]) -> io::Result<usize> {
+/// Sends the first [`MAX_BATCH`] messages with one call; while the socket's buffer is full it `waits` or fails with
+/// [`WouldBlock`](io::ErrorKind::WouldBlock). Returns how many were taken; an error is about the first message.
+pub(crate) fn send(socket: &UdpSocket, messages: &[Message<'_>], waits: bool) -> io::Result<usize> {
     let count = messages.len().min(MAX_BATCH);
     let mut addresses = [RawAddress::EMPTY; MAX_BATCH];
     let mut controls = [Control::EMPTY; MAX_BATCH];
@@ -88,7 +94,7 @@ pub(crate) fn send(socket: &UdpSocket, messages: &[Message<'_>]) -> io::Result<u
     let (mut vectors, mut headers): ([libc::iovec; MAX_BATCH], [libc::mmsghdr; MAX_BATCH]) =
         unsafe { (zeroed(), zeroed()) };
     for (i, message) in messages.iter().take(count).enumerate() {
-        let (address, len) = RawAddress::encode(message.to);
+        let (address, len) = RawAddress::encode(message.to.remote);
         addresses[i] = address;
         describe(message, &mut controls[i]);
         vectors[i] = libc::iovec {
@@ -106,30 +112,45 @@ pub(crate) fn send(socket: &UdpSocket, messages: &[Message<'_>]) -> io::Result<u
             header.msg_controllen = controls[i].len as _;
         }
     }
+    let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: the first `count` headers point to one address, one iovec and one control buffer
     // each, all of which (and the payloads they name) live until the call returns.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as libc::c_uint, 0) };
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as libc::c_uint, flags as _) };
     check(sent).map(|n| n as usize)
 }
 
-/// The ancillary data a message needs; none for the common single datagram without ECN.
+/// The ancillary data a message needs.
 fn describe(message: &Message<'_>, control: &mut Control) {
     if let Some(segment) = message.segment {
         control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
     }
     if message.traffic_class != 0 {
-        let (level, kind) = match message.to {
+        let (level, kind) = match message.to.remote {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
         };
         control.push(level, kind, &libc::c_int::from(message.traffic_class).to_ne_bytes());
+    }
+    match message.to.local {
+        // `struct in_pktinfo`: no interface, the source, and what is only read; `struct in6_pktinfo`: the other way round.
+        Some(IpAddr::V4(source)) => {
+            let mut info = [0; PKTINFO_V4];
+            info[4..8].copy_from_slice(&source.octets());
+            control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+        Some(IpAddr::V6(source)) => {
+            let mut info = [0; PKTINFO_V6];
+            info[..16].copy_from_slice(&source.octets());
+            control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+        None => {}
     }
 }
 
 /// A datagram as received, or several of `segment` bytes each (the last may be shorter).
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
-    pub(crate) from: SocketAddr,
+    pub(crate) from: Path,
     /// Where it lies in the batch's buffer.
     pub(crate) payload: Range<usize>,
     pub(crate) segment: usize,
@@ -201,28 +222,41 @@ impl ReceiveBatch {
     pub(crate) fn message(&self, index: usize) -> Option<Received> {
         let begin = index * RECEIVE_BUFFER;
         let payload = begin..begin + self.lengths.get(index)?;
-        let (segment, traffic_class) = read_control(self.controls.get(index)?);
-        let segment = segment.filter(|s| *s > 0).unwrap_or(payload.len().max(1));
-        let from = self.addresses.get(index)?.decode()?;
-        Some(Received { from, payload, segment, traffic_class })
+        let about = About::read(self.controls.get(index)?);
+        let segment = about.segment.filter(|s| *s > 0).unwrap_or(payload.len().max(1));
+        let from = Path::of_datagram(self.addresses.get(index)?.decode()?, about.local);
+        Some(Received { from, payload, segment, traffic_class: about.traffic_class })
     }
 }
 
-/// Segment size and traffic class of a received message.
-fn read_control(control: &Control) -> (Option<usize>, u8) {
-    let (mut segment, mut traffic_class) = (None, 0);
-    for (level, kind, data) in control.messages() {
-        match (level, kind) {
-            (libc::SOL_UDP, libc::UDP_GRO) => {
-                segment = data.first_chunk().map(|b| libc::c_int::from_ne_bytes(*b) as usize);
+/// What ancillary data tell about a received message.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct About {
+    segment: Option<usize>,
+    traffic_class: u8,
+    /// The address of ours that it was sent to.
+    local: Option<IpAddr>,
+}
+
+impl About {
+    fn read(control: &Control) -> Self {
+        let mut about = Self::default();
+        for (level, kind, data) in control.messages() {
+            let number = || data.first_chunk().map(|bytes| libc::c_int::from_ne_bytes(*bytes));
+            match (level, kind) {
+                (libc::SOL_UDP, libc::UDP_GRO) => about.segment = number().map(|size| size as usize),
+                (libc::IPPROTO_IP, libc::IP_TOS) => about.traffic_class = data.first().copied().unwrap_or(0),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => about.traffic_class = number().unwrap_or(0) as u8,
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let octets = data.get(4..).and_then(<[u8]>::first_chunk::<4>);
+                    about.local = octets.map(|octets| Ipv4Addr::from(*octets).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    about.local = data.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets).into());
+                }
+                _ => {}
             }
-            (libc::IPPROTO_IP, libc::IP_TOS) => traffic_class = data.first().copied().unwrap_or(0),
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                let value = data.first_chunk().map(|b| libc::c_int::from_ne_bytes(*b));
-                traffic_class = value.unwrap_or(0) as u8;
-            }
-            _ => {}
         }
+        about
     }
-    (segment, traffic_class)
 }
