@@ -3,7 +3,7 @@
 CARGO := scripts/with-rust cargo
 ARGS ?=
 
-.PHONY: help setup demo test bench fmt lint doc docs fuzz clean
+.PHONY: help setup demo test bench fmt lint doc docs manifests fuzz clean
 
 help:
 	@echo "make demo [ARGS=--keep]   bring up a mesh over three locations on this machine and look at it"
@@ -11,6 +11,7 @@ help:
 	@echo "make bench                how fast it is, compared with others"
 	@echo "make fmt lint doc fuzz    the same in parts; fuzz takes ARGS='SECONDS [TARGET...]'"
 	@echo "make docs                 write anew what in docs/ is made of the code"
+	@echo "make manifests            write manifests/ anew from charts/kilo"
 	@echo "make setup                install what the above need (Debian 12, as root)"
 
 setup:
@@ -41,6 +42,9 @@ docs:
 	KG_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --lib documentation
 	KG_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --lib the_manual_in_docs
 	KG_WRITE_DOCS=1 $(CARGO) test --quiet --workspace --locked --test golden documented
+
+manifests:
+	KG_WRITE_MANIFESTS=1 $(CARGO) test --quiet --workspace --locked --test e2e the_manifests_are_what
 
 fuzz:
 	scripts/fuzz $(ARGS)

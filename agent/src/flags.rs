@@ -16,6 +16,7 @@ use topology::{
 use crate::{
     duration,
     logging::{LogFormat, LogLevel},
+    os::install,
     webhook,
 };
 
@@ -181,6 +182,8 @@ pub enum Command {
     Version,
     /// Answer the API server's questions whether a Peer object is valid
     Webhook(webhook::Args),
+    /// Install CNI plugins and the network configuration of pods on the host
+    InstallCni(install::Args),
 }
 
 /// Values of `--encapsulate`.

@@ -7,6 +7,7 @@ use agent::{
     causes,
     flags::{Args, Command},
     logging::{self, LogFormat, LogLevel},
+    os::install,
     panic, run, webhook,
 };
 use clap::Parser;
@@ -24,6 +25,10 @@ fn main() -> ExitCode {
         Some(Command::Webhook(args)) => {
             let log = (args.log_level, args.log_format);
             return run_to_the_end("the webhook", log, || webhook::blocking(args));
+        }
+        Some(Command::InstallCni(args)) => {
+            let log = (LogLevel::Info, LogFormat::Json);
+            return run_to_the_end("the installation", log, || Ok(install::install(&args)?));
         }
         None => {}
     }

@@ -43,18 +43,20 @@ pub enum CniError {
 /// where the person has not set one; all else as it was. `None` when there is nothing to change.
 pub fn with_network(conflist: &str, network: &PodNetwork) -> Result<Option<String>, CniError> {
     let mut list: Value = serde_json::from_str(conflist)?;
-    let plugins = list.get_mut("plugins").and_then(Value::as_array_mut).ok_or(CniError::NoPlugins)?;
-    let plugins = plugins.iter_mut().filter_map(Value::as_object_mut);
-    let attaching: Vec<_> = plugins.filter(|plugin| plugin.get("ipam").is_some_and(Value::is_object)).collect();
-    if attaching.is_empty() {
-        return Err(CniError::NoIpam);
-    }
     let mut changed = false;
-    for plugin in attaching {
+    for plugin in attaching(&mut list)? {
         changed |= set_ranges(plugin, &network.cidrs);
         changed |= set_mtu(plugin, network.mtu);
     }
     Ok(if changed { Some(serde_json::to_string_pretty(&list)? + "\n") } else { None })
+}
+
+/// The plugins of a configuration list that give addresses; there is at least one.
+fn attaching(list: &mut Value) -> Result<Vec<&mut Map<String, Value>>, CniError> {
+    let plugins = list.get_mut("plugins").and_then(Value::as_array_mut).ok_or(CniError::NoPlugins)?;
+    let plugins = plugins.iter_mut().filter_map(Value::as_object_mut);
+    let attaching: Vec<_> = plugins.filter(|plugin| plugin.get("ipam").is_some_and(Value::is_object)).collect();
+    if attaching.is_empty() { Err(CniError::NoIpam) } else { Ok(attaching) }
 }
 
 fn set_ranges(plugin: &mut Map<String, Value>, cidrs: &[IpNet]) -> bool {
@@ -79,6 +81,41 @@ fn set(object: &mut Map<String, Value>, key: &str, value: Value) -> bool {
         object.insert(key.to_owned(), value);
     }
     changed
+}
+
+/// The text of the file that holds the configuration `wanted` from now on, where `present` stands now; `None` if it may
+/// stay. What the agent has put there is kept, so that pods can be plugged in at once and not only when it has looked.
+pub fn installed(wanted: &str, present: Option<&str>) -> Result<Option<String>, CniError> {
+    let present: Option<Value> = present.and_then(|text| serde_json::from_str(text).ok());
+    let plugins = present.as_ref().and_then(|list| list["plugins"].as_array());
+    let mut list: Value = serde_json::from_str(wanted)?;
+    for plugin in attaching(&mut list)? {
+        let same = plugins.into_iter().flatten().find(|other| plugin.get("type") == other.get("type"));
+        if let Some(other) = same {
+            keep_ours(plugin, other);
+        }
+    }
+    Ok(if present.as_ref() == Some(&list) { None } else { Some(serde_json::to_string_pretty(&list)? + "\n") })
+}
+
+/// Takes what [`with_network`] has put into `present` over to `plugin`.
+fn keep_ours(plugin: &mut Map<String, Value>, present: &Value) {
+    let (ranges, mtu) = (&present["ipam"]["ranges"], &present[OWN_MTU]);
+    if let Some(ipam) = plugin.get_mut("ipam").and_then(Value::as_object_mut).filter(|_| ranges.is_array()) {
+        ipam.insert("ranges".to_owned(), ranges.clone());
+    }
+    if mtu.is_number() && present["mtu"] == *mtu && !plugin.contains_key("mtu") {
+        plugin.insert("mtu".to_owned(), mtu.clone());
+        plugin.insert(OWN_MTU.to_owned(), mtu.clone());
+    }
+}
+
+/// Those of the files called `names` in one directory that container runtimes would prefer to the one called `own`:
+/// they take the first by name.
+pub fn preferred_to(own: &str, mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| is_configuration(name) && name.as_str() < own);
+    names.sort();
+    names
 }
 
 /// Whether container runtimes take a file of this name for a network configuration (libcni, `ConfFiles`).
@@ -144,6 +181,29 @@ mod tests {
             assert_eq!(value["plugins"][0]["mtu"], expected, "{plugin}");
             assert!(with_network(&text, &network(&["10.42.1.0/24"], 1420)).unwrap().is_none());
         }
+    }
+
+    #[test]
+    fn a_new_configuration_keeps_what_the_agent_has_put_there() {
+        let network = network(&["10.42.1.0/24"], 1420);
+        let present = with_network(LIST, &network).unwrap().unwrap();
+        assert_eq!(installed(LIST, Some(&present)).unwrap(), None);
+        let new = installed(&LIST.replace("kube-bridge", "br0"), Some(&present)).unwrap().unwrap();
+        assert!(new.contains("\"br0\"") && with_network(&new, &network).unwrap().is_none(), "{new}");
+        let new = installed(&LIST.replace("\"ipam\"", "\"mtu\":1300,\"ipam\""), Some(&present)).unwrap().unwrap();
+        assert!(new.contains("1300") && !new.contains("1420"), "{new}");
+        for present in [None, Some("{"), Some("{}"), Some(r#"{"plugins":[{"type":"bridge","ipam":{"ranges":"x"}}]}"#)] {
+            let new = installed(LIST, present).unwrap().unwrap();
+            assert!(!new.contains("ranges"), "{present:?}: {new}");
+        }
+        assert!(matches!(installed("{}", Some(&present)), Err(CniError::NoPlugins)));
+    }
+
+    #[test]
+    fn the_first_by_name_is_preferred() {
+        let names = ["10-kilo.conflist", "99-loopback.conf", "10-flannel.conflist", "05-x.bak", "00-a.conf"];
+        let names = names.map(str::to_owned).into();
+        assert_eq!(preferred_to("10-kilo.conflist", names), ["00-a.conf", "10-flannel.conflist"]);
     }
 
     #[test]

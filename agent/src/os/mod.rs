@@ -12,6 +12,7 @@ pub mod facts;
 mod file;
 pub mod firewall;
 pub mod generic;
+pub mod install;
 pub mod iptables;
 pub mod kernel;
 pub mod key;

@@ -2,12 +2,12 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
 };
 
 use agent::os::{
-    cni,
+    cni, install,
     key::{self, Origin},
 };
 use topology::cni::PodNetwork;
@@ -143,4 +143,43 @@ fn a_conflist_that_is_missing_or_broken_is_named_and_left_alone() {
     fs::write(&path, "{").unwrap();
     assert!(keep().starts_with(&format!("cannot keep the pod ranges in {}: not JSON: ", path.display())));
     assert_eq!(fs::read_to_string(&path).unwrap(), "{");
+}
+
+#[test]
+fn a_cni_network_is_installed_beside_what_is_there() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    for name in ["plugins", "bin", "net.d"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    let list = r#"{"name":"kilo","plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}"#;
+    fs::write(at("plugins/bridge"), "new").unwrap();
+    fs::write(at("bin/bridge"), "old").unwrap();
+    fs::write(at("bin/other"), "other").unwrap();
+    fs::write(at("list"), list).unwrap();
+    fs::write(at("net.d/05-first.conf"), "{}").unwrap();
+    fs::write(at("net.d/99-last.conf"), "{}").unwrap();
+    let args = install::Args {
+        plugins: at("plugins"),
+        to: at("bin"),
+        configuration: at("list"),
+        cni_path: at("net.d/10-kilo.conflist"),
+    };
+    install::install(&args).unwrap();
+    assert_eq!((fs::read_to_string(at("bin/bridge")).unwrap().as_str(), mode(&at("bin/bridge"))), ("new", 0o755));
+    assert_eq!(names(&at("bin")), ["bridge", "other"]);
+    assert_eq!(names(&at("net.d")), ["05-first.conf.kilo-aside", "10-kilo.conflist", "99-last.conf"]);
+    // What the agent has added since stays, and nothing is written a second time.
+    let network = PodNetwork { cidrs: vec!["10.42.1.0/24".parse().unwrap()], mtu: 1420 };
+    assert!(cni::keep(&args.cni_path, &network).unwrap());
+    let before = fs::metadata(&args.cni_path).unwrap().ino();
+    install::install(&args).unwrap();
+    assert_eq!(fs::metadata(&args.cni_path).unwrap().ino(), before);
+    assert!(fs::read_to_string(&args.cni_path).unwrap().contains("10.42.1.0/24"));
+
+    fs::write(at("list"), "{}").unwrap();
+    let error = install::install(&args).unwrap_err().to_string();
+    assert!(error.contains(at("list").to_str().unwrap()), "{error}");
+    let error = install::install(&install::Args { to: at("nowhere"), ..args }).unwrap_err().to_string();
+    assert!(error.contains("nowhere/bridge"), "{error}");
 }

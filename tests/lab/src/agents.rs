@@ -13,6 +13,10 @@ use crate::{space, sys, tail};
 
 /// How long an agent may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// What the DaemonSet's `securityContext` says, in the words of setpriv(1): these capabilities and no more of them by
+/// running another program.
+pub const RIGHTS: [&str; 4] =
+    ["setpriv", "--no-new-privs", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all"];
 /// How much of each agent's log a failure shows.
 const TAIL_LINES: usize = 15;
 
@@ -46,16 +50,23 @@ impl Lab {
         inventory.hosts.iter().filter(|(_, host)| host.node.is_some()).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Starts the agent of a node. Later flags win over those the lab gives.
+    /// Starts the agent of a node, with no more rights than the DaemonSet gives. Later flags win over those the lab
+    /// gives.
     pub fn start_agent(&self, node: &str, flags: &[&str]) -> Result<()> {
+        let kg = program("kg")?.display().to_string();
+        self.start_agent_as(node, &[&RIGHTS[..], &[&kg]].concat(), flags)
+    }
+
+    /// As [`Lab::start_agent`], by a command of another's choice that takes the agent's flags.
+    pub fn start_agent_as(&self, node: &str, command: &[&str], flags: &[&str]) -> Result<()> {
         let space = self.space(node)?;
         let log = File::options().create(true).append(true).open(self.agent_log_path(node))?;
-        let mut argv = vec![
-            program("kg")?.display().to_string(),
+        let mut argv: Vec<_> = command.iter().map(|word| (*word).to_owned()).collect();
+        argv.extend([
             format!("--hostname={node}"),
-            format!("--kubeconfig={}", self.api.cluster_kubeconfig().display()),
+            format!("--kubeconfig={}", self.api.agent_kubeconfig().display()),
             "--encapsulate=never".to_owned(),
-        ];
+        ]);
         argv.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let mut command = space.command(argv);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -25,6 +25,9 @@ use crate::underlay::Realm;
 /// How long the real API server may take to get ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(90);
 const TOKEN: &str = "lab-admin";
+const AGENT_TOKEN: &str = "lab-agent";
+/// Who the agents are in a cluster: the service account of the manifests.
+pub const AGENT: &str = "system:serviceaccount:kube-system:kilo";
 
 /// The API server and the way to it.
 pub struct ApiServer {
@@ -64,8 +67,9 @@ impl ApiServer {
         let target = SocketAddr::from((realm.control(), port(&kind)));
         runtime.spawn(forward(listener, control.clone(), target));
         let server = ApiServer { control, runtime, directory, kind, realm, running: Mutex::new(None) };
-        fs::write(server.kubeconfig(), server.kubeconfig_for(forwarder))?;
-        fs::write(server.cluster_kubeconfig(), server.kubeconfig_for(target))?;
+        fs::write(server.kubeconfig(), server.kubeconfig_for(forwarder, TOKEN))?;
+        fs::write(server.cluster_kubeconfig(), server.kubeconfig_for(target, TOKEN))?;
+        fs::write(server.agent_kubeconfig(), server.kubeconfig_for(target, AGENT_TOKEN))?;
         server.resume()?;
         Ok(server)
     }
@@ -80,14 +84,24 @@ impl ApiServer {
         self.directory.join("kubeconfig-on-hosts")
     }
 
-    fn kubeconfig_for(&self, server: SocketAddr) -> String {
+    /// Kubeconfig for agents, which have no more rights than the manifests give them.
+    pub fn agent_kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig-of-agents")
+    }
+
+    /// What the real API server has noted of the agents' requests, an `audit.k8s.io/v1` event a line.
+    pub fn audit_log(&self) -> PathBuf {
+        self.directory.join("audit.log")
+    }
+
+    fn kubeconfig_for(&self, server: SocketAddr, token: &str) -> String {
         match self.kind {
             Kind::Embedded(_) => apiserver::kubeconfig(&format!("http://{server}")),
             Kind::Real { .. } => format!(
                 "apiVersion: v1\nkind: Config\ncurrent-context: lab\n\
                  clusters:\n- name: lab\n  cluster:\n    server: \"https://{server}\"\n    \
                  certificate-authority: {}\n\
-                 users:\n- name: lab\n  user:\n    token: {TOKEN}\n\
+                 users:\n- name: lab\n  user:\n    token: {token}\n\
                  contexts:\n- name: lab\n  context:\n    cluster: lab\n    user: lab\n",
                 self.directory.join("ca.crt").display()
             ),
@@ -184,6 +198,8 @@ impl ApiServer {
             format!("--service-account-signing-key-file={}", file("service-account.key")),
             "--disable-admission-plugins=ServiceAccount".into(),
             "--profiling=false".into(),
+            format!("--audit-policy-file={}", file("audit-policy.yaml")),
+            format!("--audit-log-path={}", self.audit_log().display()),
         ];
         // There it was alpha and off: the second pod CIDR of a node would be dropped in silence. Newer
         // versions do not know the switch any more.
@@ -281,7 +297,14 @@ pub(crate) fn binaries() -> Result<(PathBuf, PathBuf)> {
 
 /// A certificate authority, the server's certificate, the key for service accounts, the admin's token.
 fn make_credentials(directory: &Path, address: Ipv4Addr) -> Result<()> {
-    fs::write(directory.join("tokens.csv"), format!("{TOKEN},admin,1,\"system:masters\"\n"))?;
+    let groups = "system:serviceaccounts,system:serviceaccounts:kube-system";
+    let tokens = format!("{TOKEN},admin,1,\"system:masters\"\n{AGENT_TOKEN},{AGENT},2,\"{groups}\"\n");
+    fs::write(directory.join("tokens.csv"), tokens)?;
+    let rules = format!("- level: Metadata\n  users: [\"{AGENT}\"]\n- level: None\n");
+    fs::write(
+        directory.join("audit-policy.yaml"),
+        format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n{rules}"),
+    )?;
     fs::write(
         directory.join("server.ext"),
         format!("extendedKeyUsage=serverAuth\nsubjectAltName=IP:{address},IP:127.0.0.1,DNS:localhost\n"),

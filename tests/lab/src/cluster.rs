@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
@@ -18,6 +18,12 @@ use crate::underlay::{Access, Addresses, Realm};
 /// The label that says where a node is, unless an annotation does.
 pub const REGION: &str = "topology.kubernetes.io/region";
 const CRDS: &str = include_str!("../../../manifests/crds.yaml");
+/// The service account's rights are the same for all distributions, and differ by network provider.
+const MANIFESTS: [&str; 3] = [
+    include_str!("../../../manifests/kilo-generic.yaml"),
+    include_str!("../../../manifests/kilo-generic-cilium.yaml"),
+    include_str!("../../../manifests/kilo-generic-calico.yaml"),
+];
 /// How long a Peer definition may take to be served.
 const DEFINITION_LIMIT: Duration = Duration::from_secs(30);
 
@@ -76,6 +82,36 @@ impl Lab {
             self.block_on(self.peer_api().list(&kube::api::ListParams::default()))?;
             Ok(true)
         })
+    }
+
+    /// Gives the agents the rights that the manifests give them, and no others. A lab's nodes may have any of the
+    /// providers.
+    pub(crate) fn grant_agents(&self) -> Result<()> {
+        for (number, manifest) in MANIFESTS.into_iter().enumerate() {
+            let objects: Vec<DynamicObject> = serde_saphyr::from_multiple(manifest).context("parse the manifest")?;
+            for object in objects {
+                self.grant(object, &format!("kilo-{number}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the role or binding `object` under another name; anything else is passed over.
+    fn grant(&self, mut object: DynamicObject, name: &str) -> Result<()> {
+        let kind = object.types.as_ref().map_or("", |types| types.kind.as_str());
+        let plural = match kind {
+            "ClusterRole" => "clusterroles",
+            "ClusterRoleBinding" => "clusterrolebindings",
+            _ => return Ok(()),
+        };
+        let kind = GroupVersionKind::gvk("rbac.authorization.k8s.io", "v1", kind);
+        let api = Api::<DynamicObject>::all_with(self.client(), &ApiResource::from_gvk_with_plural(&kind, plural));
+        object.metadata.name = Some(name.to_owned());
+        if let Some(role) = object.data.get_mut("roleRef") {
+            role["name"] = json!(name);
+        }
+        self.block_on(api.create(&PostParams::default(), &object)).with_context(|| format!("create {plural}"))?;
+        Ok(())
     }
 
     /// Adds a host and its Node object.

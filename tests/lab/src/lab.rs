@@ -124,6 +124,9 @@ impl Lab {
         let runtime = Some(runtime);
         let lab = Lab { inventory: Mutex::default(), api, client, runtime, control, internet, realm, state };
         lab.create_peer_definition()?;
+        if spec.api == crate::Api::Real {
+            lab.grant_agents()?;
+        }
         for (name, access) in &spec.locations {
             lab.add_location(name, *access)?;
         }
@@ -366,6 +369,11 @@ impl Lab {
     /// Kubeconfig that works on the hosts of the lab, and on those of a lab beside it.
     pub fn kubeconfig_on_hosts(&self) -> PathBuf {
         self.api.cluster_kubeconfig()
+    }
+
+    /// What the real API server has noted of the agents' requests: an `audit.k8s.io/v1` event a line.
+    pub fn audit_log(&self) -> PathBuf {
+        self.api.audit_log()
     }
 
     /// Where the addresses of services are, a CIDR.

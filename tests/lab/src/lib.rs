@@ -84,7 +84,7 @@ pub mod state;
 pub mod sys;
 mod underlay;
 
-pub use agents::program;
+pub use agents::{RIGHTS, program};
 pub use background::Background;
 pub use capture::{Capture, Frames};
 pub use cluster::REGION;

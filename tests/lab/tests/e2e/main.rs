@@ -7,6 +7,7 @@
 //! Agents check in every second and compare everything every two, so that what takes Kilo a minute
 //! takes seconds; conditions are waited for, with deadlines for a slow machine.
 
+mod chart;
 mod connect;
 mod doctor;
 mod encapsulation;
@@ -16,9 +17,11 @@ mod forced;
 mod guides;
 mod hostile;
 mod http;
+mod image;
 mod join;
 mod kgctl;
 mod lifecycle;
+mod manifests;
 mod membership;
 mod mesh;
 mod names;
@@ -31,3 +34,4 @@ mod rules;
 mod status;
 mod support;
 mod verify;
+mod webhook;

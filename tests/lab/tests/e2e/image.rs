@@ -1,0 +1,116 @@
+//! The image's files are all that the agent needs: agents run with nothing else to see, and nothing to write to but
+//! what the DaemonSet mounts. No container engine is needed: mount(8), unshare(1) and chroot(1) do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Access, Lab, RIGHTS, Spec};
+
+use crate::chart::repository;
+use crate::support::{DEADLINE, PACE, in_lab};
+
+/// What may be in the image beside `kg`, in bytes; the Dockerfile holds a release build to 30 MB in all.
+const LIMIT_WITHOUT_KG: u64 = 17_000_000;
+
+/// Makes `$1` the root, read-only but for what is mounted there, and runs the rest of the arguments in it.
+const ENTER: &str = r#"
+set -eu
+root=$1
+shift
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount -t proc proc "$root/proc"
+for directory in /dev/net /etc/cni/net.d /run /sys /var/lib/kilo; do
+    mount --rbind "$directory" "$root$directory"
+done
+for file in /etc/hosts /etc/resolv.conf; do
+    mount --bind "$file" "$root$file"
+done
+mount --bind /run/wireguard "$root/var/run/wireguard"
+exec "$@"
+"#;
+
+/// Builds the image's files and what a container runtime adds to be mounted on; gives their directory.
+fn build(lab: &Lab) -> Result<PathBuf> {
+    let root = lab.directory().join("image");
+    let kg = lab::program("kg")?;
+    let output = Command::new(repository("image/rootfs")).args([&kg, &root]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bytes: u64 = String::from_utf8(output.stdout)?.trim().parse()?;
+    let rest = bytes - fs::metadata(root.join("opt/bin/kg"))?.len();
+    ensure!(rest <= LIMIT_WITHOUT_KG, "{rest} bytes beside kg");
+    for file in ["etc/hosts", "etc/resolv.conf"] {
+        fs::write(root.join(file), "")?;
+    }
+    Ok(root)
+}
+
+/// The command that runs `kg` in `root`, with the rights of the DaemonSet and that of chroot(2), which a container
+/// runtime needs as well before it gives it away.
+fn in_image(root: &Path) -> Vec<String> {
+    let script = format!("{} chroot {} /opt/bin/kg \"$@\"", rights(), root.display());
+    let script = ENTER.replace("exec \"$@\"", &format!("exec {script}"));
+    let argv = ["unshare", "--mount", "--propagation=private", "sh", "-c", &script, "sh"].map(str::to_owned);
+    argv.into_iter().chain([root.display().to_string()]).collect()
+}
+
+fn rights() -> String {
+    RIGHTS.map(|word| word.replace("+net_raw", "+net_raw,+sys_chroot")).join(" ")
+}
+
+#[test]
+fn agents_run_in_the_image() -> Result<()> {
+    let shape = |spec: Spec| {
+        spec.location("paris", Access::Public).location("rome", Access::Public).nodes("paris", 2).nodes("rome", 1)
+    };
+    in_lab("image", shape, |lab| {
+        let root = build(lab)?;
+        let command = in_image(&root);
+        let command: Vec<_> = command.iter().map(String::as_str).collect();
+        for node in lab.nodes() {
+            lab.start_agent_as(&node, &command, &PACE)?;
+        }
+        lab.add_pods(1)?;
+        lab.wait_mesh(DEADLINE)?;
+        let rules = lab.exec("paris-1", &["nft", "list", "ruleset"])?;
+        ensure!(rules.contains("table inet kilo"), "{rules}");
+        ensure!(!lab.agent_log("paris-1")?.contains("\"ERROR\""), "{}", lab.agent_log("paris-1")?);
+        lab.stop_agent("paris-1")?;
+        iptables_is_found(lab, &root)?;
+        plugins_are_installed(lab, &root)
+    })
+}
+
+fn iptables_is_found(lab: &Lab, root: &Path) -> Result<()> {
+    for program in ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"] {
+        let root = root.display().to_string();
+        let version = lab.exec("rome-1", &["chroot", &root, &format!("/usr/sbin/{program}"), "-V"])?;
+        ensure!(version.contains("v1."), "{program}: {version}");
+    }
+    let chroot = ["chroot", &root.display().to_string()].map(str::to_owned);
+    let comment = ["/usr/sbin/iptables-nft", "-A", "OUTPUT", "-m", "comment", "--comment", "x", "-j", "ACCEPT"];
+    let argv: Vec<_> = chroot.iter().map(String::as_str).chain(comment).collect();
+    lab.exec("rome-1", &argv).map(drop)
+}
+
+/// The init container's part: plugins and network configuration on the host.
+fn plugins_are_installed(lab: &Lab, root: &Path) -> Result<()> {
+    let configuration = root.join("etc/kilo/cni-conf.json");
+    let list = r#"{"name":"kilo","plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}"#;
+    fs::write(&configuration, list)?;
+    let arguments = ["--to=/host/opt/cni/bin", "--configuration=/etc/kilo/cni-conf.json"];
+    let target = "--cni-path=/host/etc/cni/net.d/10-kilo.conflist";
+    let chroot = root.display().to_string();
+    let argv = [&["chroot", &chroot, "/opt/bin/kg", "install-cni", target], &arguments[..]].concat();
+    lab.exec("rome-1", &argv)?;
+    for plugin in ["bridge", "host-local", "loopback", "portmap"] {
+        let path = format!("/host/opt/cni/bin/{plugin}");
+        lab.exec("rome-1", &["chroot", &chroot, &path, "--version"])
+            .or_else(|_| lab.exec("rome-1", &["test", "-x", &format!("{chroot}{path}")]))
+            .with_context(|| format!("{plugin} is not installed"))?;
+    }
+    ensure!(fs::read_to_string(root.join("host/etc/cni/net.d/10-kilo.conflist"))?.contains("host-local"));
+    Ok(())
+}

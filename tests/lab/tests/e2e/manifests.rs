@@ -1,0 +1,217 @@
+//! What is in `manifests/` works: the real API server takes it, over what Kilo's own have left; `kg` takes its flags;
+//! and the rights that it gives are those that the agents use.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use agent::flags::Args;
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Parser;
+use lab::{Api, Lab, NodeSpec, RIGHTS, Spec};
+use serde_json::{Value, json};
+use topology::compatibility::Mode;
+
+use crate::chart::{manifests, objects, repository};
+use crate::support::{DEADLINE, bring_up, chosen_api, in_lab, join, skipped, three_locations, wait, wait_route};
+
+/// All objects of all files, with the file's name.
+fn all() -> Result<Vec<(String, Value)>> {
+    let mut all = Vec::new();
+    for name in manifests()? {
+        let text = fs::read_to_string(repository(&format!("manifests/{name}")))?;
+        let found = objects(&text).with_context(|| name.clone())?;
+        all.extend(found.into_iter().map(|object| (name.clone(), object)));
+    }
+    Ok(all)
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[test]
+fn kg_takes_the_flags_of_every_manifest() -> Result<()> {
+    let mut seen = 0;
+    for (name, object) in all()? {
+        let pod = &object["spec"]["template"]["spec"];
+        let containers = [&pod["initContainers"], &pod["containers"]].into_iter().filter_map(Value::as_array).flatten();
+        for container in containers {
+            let flags = strings(&container["args"]);
+            let flags = flags.iter().map(|flag| flag.replace("$(NODE_NAME)", "n").replace("$(NODE_IP)", "192.0.2.1"));
+            let args = Args::try_parse_from(["kg".to_owned()].into_iter().chain(flags));
+            let args = args.with_context(|| name.clone())?;
+            let given = args.command.is_some();
+            let options = args.validate().map_err(|error| anyhow!("{name}: {error}"))?;
+            ensure!(given || options.node.is_some(), "{name}: the agent is not told its node");
+            seen += 1;
+        }
+    }
+    ensure!(seen > 5, "only {seen} containers");
+    Ok(())
+}
+
+/// Every container drops all capabilities but those named here, and can write to no file but what is mounted.
+#[test]
+fn no_container_has_more_rights_than_it_needs() -> Result<()> {
+    let agent: Vec<_> =
+        RIGHTS.iter().flat_map(|word| word.split(['=', ','])).filter_map(|word| word.strip_prefix('+')).collect();
+    for (name, object) in all()? {
+        let pod = &object["spec"]["template"]["spec"];
+        for list in ["initContainers", "containers"] {
+            for container in pod[list].as_array().into_iter().flatten() {
+                let context = &container["securityContext"];
+                let granted: Vec<_> =
+                    strings(&context["capabilities"]["add"]).iter().map(|one| one.to_lowercase()).collect();
+                let wanted = match container["name"].as_str() {
+                    Some("kilo") => agent.clone(),
+                    Some("install-cni") => vec!["dac_override"],
+                    _ => vec![],
+                };
+                ensure!(granted == wanted, "{name}: {} has {granted:?}, expected {wanted:?}", container["name"]);
+                ensure!(strings(&context["capabilities"]["drop"]) == ["ALL"], "{name}: {context}");
+                ensure!(context["readOnlyRootFilesystem"] == true, "{name}: {context}");
+                ensure!(context["allowPrivilegeEscalation"] == false, "{name}: {context}");
+                ensure!(context["privileged"].is_null(), "{name}: {context}");
+                ensure!(pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", "{name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn real_only() -> Result<Option<()>> {
+    if chosen_api()? == Api::Real {
+        return Ok(Some(()));
+    }
+    skipped(&anyhow!("needs a real kube-apiserver: KG_E2E_API=real"))?;
+    Ok(None)
+}
+
+fn kubectl(lab: &Lab, arguments: &[&str]) -> Result<String> {
+    let kubeconfig = format!("--kubeconfig={}", lab.kubeconfig_on_hosts().display());
+    lab.exec("control", &[&["kubectl", &kubeconfig], arguments].concat())
+}
+
+/// The API server here refuses privileged containers, as it does unless it is told otherwise.
+#[test]
+fn the_api_server_takes_every_manifest_and_kilos_is_upgraded() -> Result<()> {
+    let Some(()) = real_only()? else { return Ok(()) };
+    in_lab(
+        "manifests",
+        |spec: Spec| spec,
+        |lab| {
+            wait(lab, "the namespace is there", || kubectl(lab, &["get", "namespace", "kube-system"]).map(|_| true))?;
+            install_kilos(lab)?;
+            // What cert-manager brings, and what is too new for this API server.
+            let is_foreign =
+                |text: &str| ["cert-manager.io/", "ValidatingAdmissionPolicy"].iter().any(|word| text.contains(word));
+            for name in manifests()? {
+                let path = repository(&format!("manifests/{name}"));
+                if is_foreign(&fs::read_to_string(&path)?) {
+                    continue;
+                }
+                let path = path.display().to_string();
+                kubectl(lab, &["apply", "-f", &path]).with_context(|| name.clone())?;
+            }
+            kubectl(lab, &["apply", "-f", &repository("manifests/kilo-kubeadm.yaml").display().to_string()])?;
+            let kept = ["get", "daemonset", "-n", "kube-system", "kilo", "-o", "json"];
+            let object: Value = serde_json::from_str(&kubectl(lab, &kept)?)?;
+            let pod = &object["spec"]["template"]["spec"];
+            let containers = pod["containers"].as_array().context("containers")?;
+            ensure!(containers.len() == 1 && containers[0]["image"] != "squat/kilo:0.7.0", "{pod}");
+            let volumes: Vec<_> =
+                pod["volumes"].as_array().into_iter().flatten().map(|volume| &volume["name"]).collect();
+            ensure!(!volumes.contains(&&json!("lib-modules")), "{volumes:?}");
+            Ok(())
+        },
+    )
+}
+
+/// What of an installation of Kilo cannot be changed (a DaemonSet's selector), and what has to go.
+fn install_kilos(lab: &Lab) -> Result<()> {
+    let labels = json!({ "app.kubernetes.io/name": "kilo", "app.kubernetes.io/part-of": "kilo" });
+    let host_path = json!({ "name": "lib-modules", "hostPath": { "path": "/lib/modules" } });
+    let container = json!({
+        "name": "kilo",
+        "image": "squat/kilo:0.7.0",
+        "args": ["--kubeconfig=/etc/kubernetes/kubeconfig", "--hostname=$(NODE_NAME)"],
+        "volumeMounts": [{ "name": "lib-modules", "mountPath": "/lib/modules", "readOnly": true }],
+    });
+    let object = json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "kilo", "namespace": "kube-system", "labels": labels },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": {
+                "metadata": { "labels": labels },
+                "spec": { "hostNetwork": true, "containers": [container], "volumes": [host_path] },
+            },
+        },
+    });
+    let path = lab.directory().join("kilos.json");
+    fs::write(&path, object.to_string())?;
+    kubectl(lab, &["apply", "-f", &path.display().to_string()]).map(drop)
+}
+
+/// Rights in a manifest, as `verb resource.group`.
+fn granted(manifest: &str) -> Result<BTreeSet<String>> {
+    let mut granted = BTreeSet::new();
+    let is_wanted = |(name, object): &&(String, Value)| name == manifest && object["kind"] == "ClusterRole";
+    for (_, object) in all()?.iter().filter(is_wanted) {
+        for rule in object["rules"].as_array().context("rules")? {
+            for group in strings(&rule["apiGroups"]) {
+                for resource in strings(&rule["resources"]) {
+                    granted.extend(strings(&rule["verbs"]).iter().map(|verb| format!("{verb} {resource}.{group}")));
+                }
+            }
+        }
+    }
+    Ok(granted)
+}
+
+/// All agents of these tests run as the service account of the manifests; the API server notes what they ask.
+#[test]
+fn the_service_account_has_exactly_the_rights_that_agents_use() -> Result<()> {
+    let Some(()) = real_only()? else { return Ok(()) };
+    in_lab("rights", three_locations, |lab| {
+        bring_up(lab, &[])?;
+        let peer =
+            json!({ "allowedIPs": ["10.5.0.1/32"], "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=" });
+        lab.apply_peer("laptop", &peer)?;
+        wait_route(lab, &["paris-1", "rome-1"], "10.5.0.1", true)?;
+        join(lab, NodeSpec::new("rome-2", "rome"), "rome-2")?;
+        lab.wait_mesh(DEADLINE)?;
+        lab.stop_agent("rome-2")?;
+
+        let (mut used, mut refused) = (BTreeSet::new(), Vec::new());
+        for line in fs::read_to_string(lab.audit_log())?.lines() {
+            let event: Value = serde_json::from_str(line)?;
+            let (object, text) = (&event["objectRef"], |value: &Value| value.as_str().unwrap_or_default().to_owned());
+            let right = format!("{} {}.{}", text(&event["verb"]), text(&object["resource"]), text(&object["apiGroup"]));
+            if event["responseStatus"]["code"] == 403 {
+                refused.push(right.clone());
+            }
+            used.insert(right);
+        }
+        ensure!(refused.is_empty(), "refused: {refused:?}");
+        let granted = granted("kilo-generic.yaml")?;
+        ensure!(used == granted, "used: {used:?}\ngranted: {granted:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn providers_that_keep_pod_cidrs_in_objects_of_their_own_may_be_asked() -> Result<()> {
+    let base = granted("kilo-generic.yaml")?;
+    for provider in ["calico", "cilium", "flannel"] {
+        let mode = Mode::named(provider).with_context(|| format!("no mode {provider}"))?;
+        let needed = mode.pod_cidr_source.resource().into_iter().flat_map(|resource| {
+            ["list", "watch"].map(|verb| format!("{verb} {}.{}", resource.plural, resource.group))
+        });
+        let expected: BTreeSet<_> = base.iter().cloned().chain(needed).collect();
+        let granted = granted(&format!("kilo-generic-{provider}.yaml"))?;
+        ensure!(granted == expected, "{provider}: {granted:?}, expected {expected:?}");
+    }
+    Ok(())
+}
