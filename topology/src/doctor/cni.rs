@@ -2,9 +2,12 @@
 //!
 //! Runtimes take the first file of the directory by name that ends in .conf, .conflist or .json (libcni,
 //! `ConfFiles`), so that what another network provider left there wins over ours if it sorts before it.
-//! containerd stops at a file that it cannot read.
+//! containerd stops at a file that it cannot read. A plugin that calls others (Multus) has to come first.
 
-use super::{Check, Evidence, Verdict, diagnosis::CniDirectory};
+use super::{
+    Check, Evidence, Verdict,
+    diagnosis::{CniDirectory, CniFile},
+};
 use crate::report::CNI;
 
 pub(super) const CHECK: Check =
@@ -37,7 +40,7 @@ fn problem(directory: &CniDirectory) -> Option<(String, String)> {
     if let Some(error) = &files[ours].error {
         return Some((format!("{path}/{own} is not valid: {error}"), format!("mend {path}/{own}")));
     }
-    let first = files[..ours].first()?;
+    let first = files[..ours].first().filter(|first| !calls_others(first))?;
     let what = match &first.error {
         Some(error) => format!("is not valid ({error})"),
         None => format!("(plugins {})", first.plugins.join(", ")),
@@ -49,13 +52,18 @@ fn problem(directory: &CniDirectory) -> Option<(String, String)> {
     Some((format!("{path}/{} sorts before {own} and is taken in its place: it {what}", first.name), remedy))
 }
 
+/// Whether the plugin reads another configuration for the pod network, which may well be ours: Multus, as one
+/// program or with a daemon, and CNI-Genie.
+fn calls_others(file: &CniFile) -> bool {
+    matches!(&file.plugins[..], [plugin] if ["multus", "multus-shim", "genie"].contains(&plugin.as_str()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::doctor::{
         Severity::Error,
-        diagnosis::CniFile,
-        testing::{expect_only, said},
+        testing::{expect_only, findings, said},
     };
     use crate::report::Problem;
 
@@ -106,6 +114,16 @@ mod tests {
                 files[0].error = Some("not JSON".to_owned());
             }),
         );
+    }
+
+    #[test]
+    fn what_calls_other_configurations_may_come_first() {
+        for (plugins, expected) in [(&["multus"][..], 0), (&["genie"], 0), (&["multus", "portmap"], 1)] {
+            let plugins = plugins.iter().map(|plugin| (*plugin).to_owned()).collect();
+            let first = CniFile { name: "00-multus.conf".to_owned(), plugins, error: None };
+            let found = findings(with(|files| files.insert(0, first)));
+            assert_eq!(found.iter().filter(|finding| finding.check == "cni-config").count(), expected, "{found:?}");
+        }
     }
 
     #[test]
