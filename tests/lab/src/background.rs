@@ -1,8 +1,8 @@
-//! A `kgctl` that goes on running on a host, as in a person's terminal.
+//! A program that goes on running on a host: `kgctl` as in a person's terminal, or a daemon.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::{space, sys, tail};
 /// How long it may take to end when it is asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// A `kgctl` of [`Lab::start_kgctl`]. Dropping it kills it.
+/// A program of [`Lab::start_kgctl`] or [`Lab::start_program`]. Dropping it kills it.
 pub struct Background {
     child: Child,
     log: PathBuf,
@@ -23,16 +23,26 @@ pub struct Background {
 impl Lab {
     /// Starts `kgctl` with the lab's kubeconfig on a host. `path` comes before `$PATH`.
     pub fn start_kgctl(&self, host: &str, path: Option<&str>, arguments: &[&str]) -> Result<Background> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let log = self.directory().join("hosts").join(host).join(format!("kgctl-{number}.log"));
-        let file = File::create(&log)?;
         let mut command = self.space(host)?.command(self.kgctl_argv(arguments)?);
         if let Some(directory) = path {
             command.env("PATH", format!("{directory}:{}", std::env::var("PATH").unwrap_or_default()));
         }
+        self.start_in_background(host, "kgctl", command)
+    }
+
+    /// Starts a program on a host, which must not put itself into the background.
+    pub fn start_program(&self, host: &str, argv: &[&str]) -> Result<Background> {
+        let name = argv.first().and_then(|program| program.rsplit('/').next()).unwrap_or_default();
+        self.start_in_background(host, name, self.space(host)?.command(argv))
+    }
+
+    fn start_in_background(&self, host: &str, name: &str, mut command: Command) -> Result<Background> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let log = self.directory().join("hosts").join(host).join(format!("{name}-{number}.log"));
+        let file = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let child = space::spawn(command).with_context(|| format!("start kgctl on {host}"))?;
+        let child = space::spawn(command).with_context(|| format!("start {name} on {host}"))?;
         Ok(Background { child, log })
     }
 }
@@ -61,7 +71,7 @@ impl Background {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("kgctl did not end within {STOP_LIMIT:?}:\n{}", tail(&self.said()?, 20));
+                bail!("it did not end within {STOP_LIMIT:?}:\n{}", tail(&self.said()?, 20));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -16,11 +16,22 @@ use crate::space::{Space, succeed};
 
 /// Where Debian's containernetworking-plugins are.
 pub const PLUGINS: &str = "/usr/lib/cni";
-const INTERFACE: &str = "eth0";
 
-/// An attachment of a pod, to be given back to [`del`].
+/// A pod on its node, as the runtime there sees it.
+#[derive(Clone, Copy)]
+pub struct Sandbox<'a> {
+    /// The node.
+    pub host: &'a Space,
+    /// The pod.
+    pub pod: &'a Space,
+    /// Where plugins are looked for first; then in [`PLUGINS`].
+    pub plugins: &'a Path,
+}
+
+/// An attachment of a pod, to be given back to [`Sandbox::del`].
 #[derive(Clone, Debug)]
 pub struct Attachment {
+    interface: String,
     list: Value,
     result: Value,
 }
@@ -39,44 +50,49 @@ impl Attachment {
     }
 }
 
-/// Attaches `pod` to the network of the configuration list `conflist`, as the node `host` would.
-pub fn add(host: &Space, pod: &Space, conflist: &str) -> Result<Attachment> {
-    let list: Value = serde_json::from_str(conflist).context("parse the conflist")?;
-    let mut result = Value::Null;
-    for plugin in plugins(&list)? {
-        result = serde_json::from_str(&run(host, pod, "ADD", &list, plugin, &result)?)
-            .with_context(|| format!("result of CNI plugin {}", plugin["type"]))?;
+impl Sandbox<'_> {
+    /// Attaches the pod to the network of the configuration list `conflist`, by the interface called so.
+    pub fn add(&self, interface: &str, conflist: &str) -> Result<Attachment> {
+        let list = serde_json::from_str(conflist).context("parse the conflist")?;
+        let mut attachment = Attachment { interface: interface.to_owned(), list, result: Value::Null };
+        for plugin in &plugins(&attachment.list)? {
+            attachment.result = serde_json::from_str(&self.run("ADD", &attachment, plugin)?)
+                .with_context(|| format!("result of CNI plugin {}", plugin["type"]))?;
+        }
+        Ok(attachment)
     }
-    Ok(Attachment { list, result })
-}
 
-/// Undoes [`add`], with the configuration it was made with.
-pub fn del(host: &Space, pod: &Space, attachment: &Attachment) -> Result<()> {
-    let Attachment { list, result } = attachment;
-    plugins(list)?.iter().rev().try_for_each(|plugin| run(host, pod, "DEL", list, plugin, result).map(drop))
-}
-
-fn plugins(list: &Value) -> Result<&Vec<Value>> {
-    list["plugins"].as_array().ok_or_else(|| anyhow!("conflist: no array \"plugins\""))
-}
-
-fn run(host: &Space, pod: &Space, verb: &str, list: &Value, plugin: &Value, previous: &Value) -> Result<String> {
-    let kind = plugin["type"].as_str().filter(|kind| !kind.contains('/'));
-    let kind = kind.ok_or_else(|| anyhow!("conflist: plugin without a type"))?;
-    let mut config = plugin.clone();
-    config["cniVersion"] = list["cniVersion"].clone();
-    config["name"] = list["name"].clone();
-    if !previous.is_null() {
-        config["prevResult"] = previous.clone();
+    /// Undoes [`Sandbox::add`], with the configuration it was made with.
+    pub fn del(&self, attachment: &Attachment) -> Result<()> {
+        let plugins = plugins(&attachment.list)?;
+        plugins.iter().rev().try_for_each(|plugin| self.run("DEL", attachment, plugin).map(drop))
     }
-    let mut command = host.command([Path::new(PLUGINS).join(kind)]);
-    command
-        .env("CNI_COMMAND", verb)
-        .env("CNI_CONTAINERID", pod.name())
-        .env("CNI_NETNS", pod.netns_path())
-        .env("CNI_IFNAME", INTERFACE)
-        .env("CNI_PATH", PLUGINS);
-    succeed(command, &config.to_string()).with_context(|| format!("CNI {verb} of {} by {kind}", pod.name()))
+
+    fn run(&self, verb: &str, attachment: &Attachment, plugin: &Value) -> Result<String> {
+        let Attachment { interface, list, result } = attachment;
+        let kind = plugin["type"].as_str().filter(|kind| !kind.contains('/'));
+        let kind = kind.ok_or_else(|| anyhow!("conflist: plugin without a type"))?;
+        let mut config = plugin.clone();
+        config["cniVersion"] = list["cniVersion"].clone();
+        config["name"] = list["name"].clone();
+        if !result.is_null() {
+            config["prevResult"] = result.clone();
+        }
+        let own = self.plugins.join(kind);
+        let program = if own.is_file() { own } else { Path::new(PLUGINS).join(kind) };
+        let mut command = self.host.command([program]);
+        command
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", self.pod.name())
+            .env("CNI_NETNS", self.pod.netns_path())
+            .env("CNI_IFNAME", interface)
+            .env("CNI_PATH", format!("{}:{PLUGINS}", self.plugins.display()));
+        succeed(command, &config.to_string()).with_context(|| format!("CNI {verb} of {} by {kind}", self.pod.name()))
+    }
+}
+
+fn plugins(list: &Value) -> Result<Vec<Value>> {
+    list["plugins"].as_array().cloned().ok_or_else(|| anyhow!("conflist: no array \"plugins\""))
 }
 
 /// The conflist that a node starts with. Its ranges are for the agent to fill in.

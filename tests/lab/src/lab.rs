@@ -88,7 +88,8 @@ pub(crate) struct Pod {
     pub(crate) space: Arc<Space>,
     pub(crate) node: String,
     pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) attachment: Attachment,
+    /// The first is that to the pod network.
+    pub(crate) attachments: Vec<Attachment>,
     pub(crate) _servers: Servers,
 }
 
@@ -192,6 +193,7 @@ impl Lab {
         }
         let directory = self.directory().join("hosts").join(name);
         let mounts = prepare_files(&directory)?;
+        fs::create_dir_all(self.plugin_directory(name))?;
         let space = Arc::new(Space::host(&self.state.prefix(), name, &mounts)?);
         let seat = self.plug_in(&mut inventory, &space, location)?;
         let addresses = seat.addresses;

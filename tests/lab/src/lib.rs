@@ -50,7 +50,8 @@
 //! * API: [`Lab::annotate`], [`Lab::annotation`], [`Lab::label`], [`Lab::patch_node`], [`Lab::node`],
 //!   [`Lab::leaders`], [`Lab::apply_peer`], [`Lab::delete_peer`]; outages with [`Lab::api_stop`] and
 //!   [`Lab::api_start`]; anything else with [`Lab::client`] and [`Lab::block_on`].
-//! * Pods: [`Lab::add_pod`], [`Lab::remove_pod`], [`Lab::pod_ip`].
+//! * Pods: [`Lab::add_pod`], [`Lab::remove_pod`], [`Lab::pod_ip`]; more networks and other plugins with
+//!   [`Lab::attach`], [`Lab::add_pod_with`], [`Lab::plugin_directory`].
 //! * Proofs: [`Lab::wait_mesh`], [`Lab::http`], [`http_with_marker`], [`Lab::ping`], [`Lab::flow`],
 //!   [`Lab::capture`], [`Lab::capture_uplink`], [`Lab::wait_until`].
 //! * Kubernetes' own rules for its network, services by kube-proxy's rules and network policies among them:
@@ -93,7 +94,7 @@ pub use kube_proxy::ProxyMode;
 pub use lab::Lab;
 pub use mesh::{Pair, check};
 pub use outsider::Outsider;
-pub use preflight::available;
+pub use preflight::{available, has_link_kind, has_program};
 pub use probe::{Reached, http_with_marker};
 pub use rules::Rules;
 pub use servers::{Answer, ECHO_PORT, HTTP_PORT};

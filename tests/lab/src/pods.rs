@@ -10,10 +10,13 @@ use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::cni;
+use crate::cni::{self, Sandbox};
 use crate::lab::{Lab, Pod};
 use crate::servers::Servers;
 use crate::space::Space;
+
+/// The pods' interface.
+const INTERFACE: &str = "eth0";
 
 /// How long the agent may take to fill in the ranges of a new node's conflist.
 const RANGES_LIMIT: Duration = Duration::from_secs(60);
@@ -41,6 +44,11 @@ impl Lab {
         self.wait_until(RANGES_LIMIT, &format!("the conflist of {node} has ranges"), || {
             Ok(cni::has_ranges(&fs::read_to_string(&path)?))
         })?;
+        self.add_pod_with(node, &fs::read_to_string(&path)?)
+    }
+
+    /// Starts a pod on a node, attached by the configuration list `conflist`; gives its name.
+    pub fn add_pod_with(&self, node: &str, conflist: &str) -> Result<String> {
         let (host, name) = {
             let mut inventory = self.inventory();
             let host = inventory.hosts.get_mut(node).ok_or_else(|| anyhow!("no host {node}"))?;
@@ -49,13 +57,36 @@ impl Lab {
             (host.space.clone(), format!("{node}-pod{made}"))
         };
         let space = Arc::new(Space::pod(&self.state.prefix(), &name)?);
-        let attachment = cni::add(&host, &space, &fs::read_to_string(&path)?)?;
+        let plugins = self.plugin_directory(node);
+        let attachment = Sandbox { host: &host, pod: &space, plugins: &plugins }.add(INTERFACE, conflist)?;
         let addresses = attachment.addresses()?;
         let servers = Servers::start(self.runtime().handle(), &space)?;
-        let pod = Pod { space, node: node.to_owned(), addresses, attachment, _servers: servers };
+        let pod = Pod { space, node: node.to_owned(), addresses, attachments: vec![attachment], _servers: servers };
         self.inventory().pods.insert(name.clone(), pod);
         self.publish()?;
         Ok(name)
+    }
+
+    /// Attaches a pod to one more network, by the interface called so; gives its addresses there. They are not
+    /// among those of [`Lab::pod_addresses`].
+    pub fn attach(&self, pod: &str, interface: &str, conflist: &str) -> Result<Vec<IpAddr>> {
+        let (space, node) = {
+            let inventory = self.inventory();
+            let pod = inventory.pods.get(pod).ok_or_else(|| anyhow!("no pod {pod}"))?;
+            (pod.space.clone(), pod.node.clone())
+        };
+        let (host, plugins) = (self.space(&node)?, self.plugin_directory(&node));
+        let attachment = Sandbox { host: &host, pod: &space, plugins: &plugins }.add(interface, conflist)?;
+        let addresses = attachment.addresses()?;
+        if let Some(pod) = self.inventory().pods.get_mut(pod) {
+            pod.attachments.push(attachment);
+        }
+        Ok(addresses)
+    }
+
+    /// Where a node looks for CNI plugins before Debian's; empty unless a test puts one there.
+    pub fn plugin_directory(&self, node: &str) -> PathBuf {
+        self.directory().join("hosts").join(node).join("cni-bin")
     }
 
     /// Starts `count` pods on every node.
@@ -68,11 +99,13 @@ impl Lab {
         Ok(())
     }
 
-    /// Stops a pod: detaches it from the network, then removes it.
+    /// Stops a pod: detaches it from its networks, then removes it.
     pub fn remove_pod(&self, name: &str) -> Result<()> {
         let pod = self.inventory().pods.remove(name).ok_or_else(|| anyhow!("no pod {name}"))?;
-        let host = self.space(&pod.node)?;
-        cni::del(&host, &pod.space, &pod.attachment).with_context(|| format!("remove pod {name}"))?;
+        let (host, plugins) = (self.space(&pod.node)?, self.plugin_directory(&pod.node));
+        let sandbox = Sandbox { host: &host, pod: &pod.space, plugins: &plugins };
+        let mut attachments = pod.attachments.iter().rev();
+        attachments.try_for_each(|attachment| sandbox.del(attachment)).with_context(|| format!("remove pod {name}"))?;
         drop(pod);
         self.publish()
     }

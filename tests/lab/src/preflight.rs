@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use crate::space::Space;
 use crate::spec::Api;
 use crate::{api, cni};
 
@@ -33,6 +34,24 @@ pub fn available(api: Api) -> Result<()> {
     match api {
         Api::Embedded => Ok(()),
         Api::Real => api::binaries().map(drop),
+    }
+}
+
+/// Whether the kernel has interfaces of this kind (`ipvlan`, `macvlan`, `vlan`) that divide another one; if
+/// not, why not. A kernel that can load modules does so.
+pub fn has_link_kind(kind: &str) -> Result<()> {
+    let space = Space::pod(&format!("kglab-has-{kind}"), &std::process::id().to_string())?;
+    space.ip("link add lower type veth peer name other\n")?;
+    let id: &[&str] = if kind == "vlan" { &["id", "1"] } else { &[] };
+    let argv = [&["ip", "link", "add", "link", "lower", "name", "upper", "type", kind], id].concat();
+    space.exec(argv).map(drop).with_context(|| format!("the kernel has no {kind}"))
+}
+
+/// Whether a program is on this machine; if not, which Debian package has it.
+pub fn has_program(program: &str, package: &str) -> Result<()> {
+    match find(program) {
+        Some(_) => Ok(()),
+        None => bail!("needs {program} (Debian: {package})"),
     }
 }
 

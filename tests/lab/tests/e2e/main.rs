@@ -7,6 +7,8 @@
 //! Agents check in every second and compare everything every two, so that what takes Kilo a minute
 //! takes seconds; conditions are waited for, with deadlines for a slow machine.
 
+mod bgp;
+mod chaining;
 mod chart;
 mod connect;
 mod doctor;
@@ -28,6 +30,7 @@ mod names;
 mod nat;
 mod outage;
 mod peers;
+mod plugins;
 mod probes;
 mod repair;
 mod rules;

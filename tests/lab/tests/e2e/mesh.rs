@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use lab::{Access, Lab, NodeSpec, Spec};
 
 use crate::support::{
-    DEADLINE, annotation, bring_up, in_lab, leader_names, pod_cidr, route, start_agents, wait, wait_leaders, wg,
+    DEADLINE, annotation, bring_up, in_lab, interface_mtu, leader_names, pod_cidr, route, start_agents, wait,
+    wait_leaders, wg,
 };
 
 /// All kinds of access, locations with one and with several nodes, two dual-stack nodes.
@@ -117,7 +118,7 @@ fn full_size_packets_pass_and_larger_ones_are_told_so() -> Result<()> {
     in_lab("mtu", two, |lab| {
         bring_up(lab, &[])?;
         // 1500 less the 80 bytes that WireGuard adds over IPv6. The pods' own links have no more.
-        ensure!(mtu(lab, "paris-1")? == 1420);
+        ensure!(interface_mtu(lab, "paris-1", "kilo0")? == 1420);
         for pod in ["paris-1-pod1", "paris-2-pod1"] {
             for target in lab.pod_addresses("rome-1-pod1")? {
                 if target.is_ipv4() || lab.pod_addresses(pod)?.len() > 1 {
@@ -129,7 +130,7 @@ fn full_size_packets_pass_and_larger_ones_are_told_so() -> Result<()> {
         // It follows the interface that leads outside.
         for (outside, inside) in [("1400", 1320), ("1500", 1420)] {
             lab.exec("paris-1", &["ip", "link", "set", "eth0", "mtu", outside])?;
-            wait(lab, "kilo0 follows eth0", || Ok(mtu(lab, "paris-1")? == inside))?;
+            wait(lab, "kilo0 follows eth0", || Ok(interface_mtu(lab, "paris-1", "kilo0")? == inside))?;
         }
 
         // With less in the tunnel than on the pods' links, it is the leader that has to tell.
@@ -138,7 +139,7 @@ fn full_size_packets_pass_and_larger_ones_are_told_so() -> Result<()> {
         }
         start_agents(lab, &["--mtu=1350"])?;
         lab.wait_mesh(DEADLINE)?;
-        ensure!(mtu(lab, "paris-1")? == 1350);
+        ensure!(interface_mtu(lab, "paris-1", "kilo0")? == 1350);
         for target in lab.pod_addresses("rome-1-pod1")? {
             passes(lab, "paris-1-pod1", target, 1350)?;
             is_told(lab, "paris-1-pod1", target, 1350)?;
@@ -147,13 +148,6 @@ fn full_size_packets_pass_and_larger_ones_are_told_so() -> Result<()> {
         passes(lab, "paris-2-pod1", target, 1350)?;
         is_told(lab, "paris-2-pod1", target, 1350)
     })
-}
-
-fn mtu(lab: &Lab, host: &str) -> Result<u32> {
-    let link = lab.exec(host, &["ip", "-o", "link", "show", "kilo0"])?;
-    let words: Vec<_> = link.split_whitespace().collect();
-    let position = words.iter().position(|word| *word == "mtu").context("no mtu")?;
-    Ok(words.get(position + 1).context("no mtu")?.parse()?)
 }
 
 /// The echo payload that makes a packet of `size` bytes.

@@ -120,6 +120,12 @@ pub fn route(lab: &Lab, host: &str, destination: &str) -> Result<String> {
     Ok(lab.exec(host, &["ip", family, "route", "show", "exact", destination])?.trim().to_owned())
 }
 
+/// The MTU of an interface of a host or pod, in bytes.
+pub fn interface_mtu(lab: &Lab, name: &str, interface: &str) -> Result<u64> {
+    let links: serde_json::Value = serde_json::from_str(&lab.exec(name, &["ip", "-json", "link", "show", interface])?)?;
+    links[0]["mtu"].as_u64().with_context(|| format!("{interface} of {name}: {links}"))
+}
+
 /// Waits until each of `hosts` has a route to `destination`, or (`false`) none has.
 pub fn wait_route(lab: &Lab, hosts: &[&str], destination: &str, wanted: bool) -> Result<()> {
     let has = if wanted { "have" } else { "do not have" };

@@ -1,0 +1,104 @@
+//! Routers that tell each other their pod CIDRs by BGP, inside a location: BIRD itself, as it is or as part of
+//! other providers, and in the same way kube-router. The mesh only joins the locations: `--cni=false
+//! --local=false`. docs/cni/bgp.md shows the same.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Access, Background, Lab, NodeSpec, Spec};
+
+use crate::support::{DEADLINE, PACE, in_lab, route, skipped, wait};
+
+const LOCATIONS: [(&str, &[&str]); 2] =
+    [("paris", &["paris-1", "paris-2", "paris-3"]), ("oslo", &["oslo-1", "oslo-2"])];
+
+fn two_locations(spec: Spec) -> Spec {
+    let spec = spec.location("paris", Access::Public).location("oslo", Access::Elastic);
+    LOCATIONS
+        .iter()
+        .flat_map(|(location, nodes)| nodes.iter().map(move |node| (location, node)))
+        .fold(spec, |spec, (location, node)| spec.node(NodeSpec::new(node, location).dual_stack()))
+}
+
+/// Routes of BIRD give way to the mesh's (IPv6's default metric is 1024), where both lead to the same pods.
+const METRIC: u32 = 2048;
+
+/// A configuration as kube-router's: a session with each other node of the location, in one AS, and the own pod
+/// CIDRs are announced.
+fn configuration(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<String> {
+    let own = lab.addresses(node)?;
+    let cidrs = lab.node(node)?.spec.and_then(|spec| spec.pod_cidrs).context("no pod CIDRs")?;
+    let mut text = format!("router id {};\nprotocol device {{ }}\n", own.private);
+    for (family, cidr) in ["ipv4", "ipv6"].iter().zip(&cidrs) {
+        text += &format!(
+            "protocol static {{ {family}; route {cidr} unreachable; }}\n\
+             protocol kernel {{ metric {METRIC}; {family} {{ import none; export where source = RTS_BGP; }}; }}\n"
+        );
+        for neighbour in neighbours.iter().filter(|neighbour| **neighbour != node) {
+            let other = lab.addresses(neighbour)?;
+            let (local, remote) = match *family {
+                "ipv4" => (own.private.to_string(), other.private.to_string()),
+                _ => (own.private6.to_string(), other.private6.to_string()),
+            };
+            text += &format!(
+                "protocol bgp {{ local {local} as 64512; neighbor {remote} as 64512; direct; connect delay time 1; \
+                 {family} {{ import all; export where source = RTS_STATIC; next hop self; }}; }}\n"
+            );
+        }
+    }
+    Ok(text)
+}
+
+fn start_bird(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<Background> {
+    let path = |name: &str| lab.directory().join("hosts").join(node).join(name).display().to_string();
+    let (file, socket) = (path("bird.conf"), path("bird.ctl"));
+    fs::write(&file, configuration(lab, node, neighbours)?)?;
+    lab.start_program(node, &["bird", "-f", "-c", &file, "-s", &socket])
+}
+
+/// On `from`, the way to the pods of `to` is of this kind, in both families.
+fn leads_by(lab: &Lab, from: &str, to: &str, words: &str) -> Result<()> {
+    for cidr in lab.node(to)?.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default() {
+        let (family, inside) = match cidr.split_once("::/") {
+            Some((network, _)) => ("-6", format!("{network}::9")),
+            None => ("-4", cidr.replace(".0/24", ".9")),
+        };
+        let found = lab.exec(from, &["ip", family, "-d", "route", "get", "fibmatch", &inside])?;
+        ensure!(found.contains(words), "{from} to {to}: {found}");
+    }
+    Ok(())
+}
+
+#[test]
+fn bgp_inside_the_locations_and_the_mesh_between_them() -> Result<()> {
+    if let Err(reason) = lab::has_program("bird", "bird2") {
+        return skipped(&reason);
+    }
+    in_lab("bgp", two_locations, |lab| {
+        let mut birds = Vec::new();
+        for (_, nodes) in LOCATIONS {
+            for node in nodes {
+                lab.fill_conflist(node)?; // as kube-router does with its own
+                birds.push(start_bird(lab, node, nodes)?);
+            }
+        }
+        lab.add_pods(1)?;
+        for (granularity, neighbour) in [("location", "proto bird"), ("full", "dev kilo0")] {
+            let flags = ["--cni=false", "--local=false", &format!("--mesh-granularity={granularity}")];
+            lab.start_agents(&[&PACE[..], &flags].concat())?;
+            wait(lab, "each way is whose it should be", || {
+                leads_by(lab, "paris-1", "paris-2", neighbour)?;
+                leads_by(lab, "paris-2", "oslo-2", "proto static")?;
+                Ok(true)
+            })?;
+            lab.rules(DEADLINE).all().with_context(|| granularity.to_owned())?;
+            for node in lab.nodes() {
+                lab.stop_agent(&node)?;
+            }
+        }
+        // What the mesh has taken back was never BIRD's.
+        leads_by(lab, "paris-1", "paris-2", "proto bird")?;
+        ensure!(route(lab, "paris-1", &crate::support::pod_cidr(lab, "oslo-1")?)?.is_empty());
+        Ok(())
+    })
+}
