@@ -11,16 +11,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Access, Lab, Spec};
+use lab::{Access, Api, Lab, Spec};
 
+use crate::chart::repository;
 use crate::external::in_lab_with_external;
-use crate::support::bring_up;
+use crate::support::{bring_up, chosen_api, in_lab, skipped};
 
 /// Where `kubectl` and `kgctl` are used.
 const CONTROL: &str = "control";
 
 /// The guides that are written for such a lab as this; commands of other pages are examples of a reference.
 const GUIDES: [&str; 5] = ["concepts.md", "development.md", "network-policies.md", "userspace.md", "vpn.md"];
+
+/// The guides that are about what is in `manifests/`: they are run against a real API server without nodes, in this
+/// order, where the repository is.
+const INSTALLATION: [&str; 4] = ["migration.md", "install.md", "peer-validation.md", "security.md"];
 
 /// What is done with a block.
 #[derive(Debug, PartialEq)]
@@ -79,7 +84,7 @@ fn guide(name: &str) -> Result<Vec<Block>> {
 
 #[test]
 fn every_block_of_a_guide_is_run_or_tested_or_says_why_not() -> Result<()> {
-    for name in GUIDES {
+    for name in GUIDES.into_iter().chain(INSTALLATION) {
         for Block { line, fate, .. } in guide(name)? {
             match fate {
                 Fate::Run(_) => {}
@@ -144,6 +149,34 @@ fn the_guides_work() -> Result<()> {
         }
         Ok(())
     })
+}
+
+#[test]
+fn the_installation_guides_work() -> Result<()> {
+    if chosen_api()? != Api::Real {
+        return skipped(&anyhow::anyhow!("needs a real kube-apiserver: KG_E2E_API=real"));
+    }
+    in_lab(
+        "installation",
+        |spec: Spec| spec,
+        |lab| {
+            crate::manifests::install_kilos(lab)?;
+            let setting =
+                format!("cd {}\nexport KUBECONFIG={}", repository("").display(), lab.kubeconfig_on_hosts().display());
+            for name in INSTALLATION {
+                for Block { line, fate, script } in guide(name)? {
+                    let Fate::Run(host) = fate else { continue };
+                    lab.exec(&host, &["bash", "-euo", "pipefail", "-c", &format!("{setting}\n{script}")])
+                        .with_context(|| format!("docs/{name}:{line}"))?;
+                }
+            }
+            let left = ["kubectl", "get", "daemonset", "-n", "kube-system", "-o", "name"];
+            let kubeconfig = format!("--kubeconfig={}", lab.kubeconfig_on_hosts().display());
+            let left = lab.exec(CONTROL, &[&left[..], &[&kubeconfig]].concat())?;
+            ensure!(left.trim() == "daemonset.apps/kilo", "{left}");
+            Ok(())
+        },
+    )
 }
 
 /// Runs a script as a person would, who has the programs on the path and all files in one directory.

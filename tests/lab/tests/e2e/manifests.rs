@@ -100,7 +100,6 @@ fn the_api_server_takes_every_manifest_and_kilos_is_upgraded() -> Result<()> {
         "manifests",
         |spec: Spec| spec,
         |lab| {
-            wait(lab, "the namespace is there", || kubectl(lab, &["get", "namespace", "kube-system"]).map(|_| true))?;
             install_kilos(lab)?;
             // What cert-manager brings, and what is too new for this API server.
             let is_foreign =
@@ -128,7 +127,8 @@ fn the_api_server_takes_every_manifest_and_kilos_is_upgraded() -> Result<()> {
 }
 
 /// What of an installation of Kilo cannot be changed (a DaemonSet's selector), and what has to go.
-fn install_kilos(lab: &Lab) -> Result<()> {
+pub fn install_kilos(lab: &Lab) -> Result<()> {
+    wait(lab, "the namespace is there", || kubectl(lab, &["get", "namespace", "kube-system"]).map(|_| true))?;
     let labels = json!({ "app.kubernetes.io/name": "kilo", "app.kubernetes.io/part-of": "kilo" });
     let host_path = json!({ "name": "lib-modules", "hostPath": { "path": "/lib/modules" } });
     let container = json!({
