@@ -20,8 +20,7 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Runs until the inbox is closed.
 pub(crate) fn run(shared: &Shared) {
-    let mut control =
-        Control { shared, outbox: Outbox::new(), source_limit: SourceLimit::default(), interface_up: false };
+    let mut control = Control::new(shared, false);
     let mut next_tick = Instant::now();
     while let Some(work) = shared.inbox.wait(next_tick) {
         for request in work.requests {
@@ -39,15 +38,21 @@ pub(crate) fn run(shared: &Shared) {
     }
 }
 
-struct Control<'a> {
+/// The state of the control thread.
+pub(crate) struct Control<'a> {
     shared: &'a Shared,
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
     source_limit: SourceLimit,
     interface_up: bool,
 }
 
-impl Control<'_> {
-    fn handshake(&mut self, message: &HandshakeMessage) {
+impl<'a> Control<'a> {
+    pub(crate) fn new(shared: &'a Shared, interface_up: bool) -> Self {
+        Self { shared, outbox: Outbox::new(), source_limit: SourceLimit::default(), interface_up }
+    }
+
+    /// Works on one message from the network.
+    pub(crate) fn handshake(&mut self, message: &HandshakeMessage) {
         if !self.interface_up {
             // As in Linux: an interface that is down does not answer. It may just have come up.
             self.look_at_interface();
@@ -105,7 +110,8 @@ impl Control<'_> {
         self.let_time_pass(&self.shared.all_peers());
     }
 
-    fn let_time_pass(&mut self, peers: &[Arc<Peer>]) {
+    /// Does what is due at these peers.
+    pub(crate) fn let_time_pass(&mut self, peers: &[Arc<Peer>]) {
         let now = self.shared.now();
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         for peer in peers {

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Passes on what comes to one queue of TUN, until the device is closed.
 pub(crate) fn run(shared: &Shared, queue: usize) {
-    let mut egress = Egress { shared, queue, outbox: Outbox::new() };
+    let mut egress = Egress::new(shared, queue);
     let wake = &shared.wakes.egress[queue];
     let mut frame = vec![0; MAX_FRAME];
     while !shared.is_closing() {
@@ -33,14 +33,20 @@ pub(crate) fn run(shared: &Shared, queue: usize) {
     }
 }
 
-struct Egress<'a> {
+/// The way out of one queue, and what waits to be sent.
+pub(crate) struct Egress<'a> {
     shared: &'a Shared,
     queue: usize,
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
 }
 
-impl Egress<'_> {
-    fn forward(&mut self, frame: &mut [u8]) {
+impl<'a> Egress<'a> {
+    pub(crate) fn new(shared: &'a Shared, queue: usize) -> Self {
+        Self { shared, queue, outbox: Outbox::new() }
+    }
+
+    /// Seals what is in one frame from TUN.
+    pub(crate) fn forward(&mut self, frame: &mut [u8]) {
         if let Err(cause) = self.seal(frame) {
             self.shared.drops.add(cause, 1);
         }

@@ -30,15 +30,7 @@ const HANDSHAKES: std::ops::RangeInclusive<u32> = 1..=3;
 pub(crate) fn run(shared: &Shared, queue: usize) {
     let wake = &shared.wakes.ingress[queue];
     let mut batch = ReceiveBatch::new();
-    let mut ingress = Ingress {
-        shared,
-        queue,
-        opened: Opened::default(),
-        coalescer: Coalescer::default(),
-        handshakes: Vec::new(),
-        outbox: Outbox::new(),
-        limit: MAX_BATCH,
-    };
+    let mut ingress = Ingress::new(shared, queue);
     while !shared.is_closing() {
         let sockets = shared.sockets();
         let sockets = sockets.queue(queue);
@@ -57,17 +49,30 @@ pub(crate) fn run(shared: &Shared, queue: usize) {
     }
 }
 
-struct Ingress<'a> {
+/// The way in of one queue, and what the last batch left on it.
+pub(crate) struct Ingress<'a> {
     shared: &'a Shared,
     queue: usize,
     opened: Opened,
-    coalescer: Coalescer,
+    pub(crate) coalescer: Coalescer,
     handshakes: Vec<HandshakeMessage>,
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
     limit: usize,
 }
 
-impl Ingress<'_> {
+impl<'a> Ingress<'a> {
+    pub(crate) fn new(shared: &'a Shared, queue: usize) -> Self {
+        Self {
+            shared,
+            queue,
+            opened: Opened::default(),
+            coalescer: Coalescer::default(),
+            handshakes: Vec::new(),
+            outbox: Outbox::new(),
+            limit: MAX_BATCH,
+        }
+    }
+
     /// Takes what waits at a socket, for a few rounds.
     fn drain(&mut self, socket: &Socket, sockets: &Queue, batch: &mut ReceiveBatch) {
         for _ in 0..ROUNDS {
@@ -89,7 +94,7 @@ impl Ingress<'_> {
     }
 
     /// Opens one received message, which may be many datagrams from one place.
-    fn take(&mut self, buffer: &mut [u8], mut received: Received) {
+    pub(crate) fn take(&mut self, buffer: &mut [u8], mut received: Received) {
         while !received.payload.is_empty() {
             let payload = &buffer[received.payload.clone()];
             let kind = kind_of(&payload[..payload.len().min(received.segment)]);
@@ -175,15 +180,21 @@ impl Ingress<'_> {
         self.coalescer.for_each_frame(buffer, |frame| tun.write(self.queue, &frame, drops));
         self.coalescer.clear();
         self.outbox.flush(sockets, drops);
-        if !self.handshakes.is_empty() {
-            // Almost always all find room, and nobody has to prove anything.
-            let crowded = self.shared.inbox.is_crowded();
-            let with_standing = |message: &HandshakeMessage| (self.standing(crowded, message), *message);
-            let messages: Vec<_> = self.handshakes.iter().map(with_standing).collect();
-            let lost = self.shared.inbox.push(messages.into_iter());
-            self.shared.drops.add(Cause::HandshakeOverflow, lost);
-            self.handshakes.clear();
+        self.pass_handshakes_on();
+    }
+
+    /// Gives the handshake messages of the last batch to the control thread.
+    pub(crate) fn pass_handshakes_on(&mut self) {
+        if self.handshakes.is_empty() {
+            return;
         }
+        // Almost always all find room, and nobody has to prove anything.
+        let crowded = self.shared.inbox.is_crowded();
+        let with_standing = |message: &HandshakeMessage| (self.standing(crowded, message), *message);
+        let messages: Vec<_> = self.handshakes.iter().map(with_standing).collect();
+        let lost = self.shared.inbox.push(messages.into_iter());
+        self.shared.drops.add(Cause::HandshakeOverflow, lost);
+        self.handshakes.clear();
     }
 }
 

@@ -91,7 +91,6 @@ impl Outbox {
     }
 
     /// Takes everything out, as single datagrams.
-    #[cfg(test)]
     pub(crate) fn take_datagrams(&mut self) -> Vec<Vec<u8>> {
         let runs = std::mem::take(&mut self.runs);
         self.used = 0;
