@@ -20,14 +20,20 @@ pub fn ours() -> Implementation {
 pub fn start(implementation: &Implementation, host: &Host, number: u8, peers: &[Peer]) -> Option<Process> {
     let daemon = implementation.start(host);
     let interface = host.unique_interface.as_str();
-    let path = std::env::temp_dir().join(format!("{interface}.conf"));
-    fs::write(&path, configuration(number, peers)).expect("a file for the configuration");
-    let output = host.try_run(&["wg", "setconf", interface, &path.display().to_string()]);
-    fs::remove_file(&path).expect("it was written");
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        eprintln!("{} does not take {} peers: {}", implementation.name, peers.len(), said.trim());
-        return None;
+    // boringtun-cli gives all peers of one request the endpoint of the first.
+    let at_once = if implementation.name == "boringtun-cli" { 1 } else { peers.len().max(1) };
+    for (place, some) in peers.chunks(at_once).enumerate() {
+        let (command, own) = if place == 0 { ("setconf", Some(number)) } else { ("addconf", None) };
+        let path = std::env::temp_dir().join(format!("{interface}.conf"));
+        fs::write(&path, configuration(own, some)).expect("a file for the configuration");
+        // Some daemons stop answering instead of refusing.
+        let output = host.try_run(&["timeout", "20", "wg", command, interface, &path.display().to_string()]);
+        fs::remove_file(&path).expect("it was written");
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            eprintln!("{} does not take {} peers: {}", implementation.name, peers.len(), said.trim());
+            return None;
+        }
     }
     host.run(&["ip", "address", "add", &format!("10.77.0.{number}/24"), "dev", interface]);
     host.run(&["ip", "link", "set", interface, "mtu", "1420", "up"]);
@@ -63,9 +69,13 @@ impl Peer {
     }
 }
 
-fn configuration(number: u8, peers: &[Peer]) -> String {
-    let private = base64(private_key(number).as_bytes());
-    let mut text = format!("[Interface]\nPrivateKey = {private}\nListenPort = 51820\n");
+/// With the section of the interface for the device of this number.
+fn configuration(number: Option<u8>, peers: &[Peer]) -> String {
+    let mut text = String::new();
+    if let Some(number) = number {
+        let private = base64(private_key(number).as_bytes());
+        let _ = writeln!(text, "[Interface]\nPrivateKey = {private}\nListenPort = 51820");
+    }
     for peer in peers {
         let _ = writeln!(text, "[Peer]\nPublicKey = {}\nAllowedIPs = {}", base64(&peer.public_key), peer.allowed_ip);
         if let Some(endpoint) = &peer.endpoint {
