@@ -55,6 +55,8 @@ mod identity;
 mod inbox;
 mod ingress;
 mod kernel;
+#[cfg(test)]
+mod log_lines;
 mod net;
 mod noise;
 #[cfg(test)]

@@ -235,6 +235,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::log_lines::log_lines;
     use crate::path::Path;
 
     /// A socket of ours, one to receive with, and its address.
@@ -273,7 +274,8 @@ mod tests {
         }
         assert!(!ours.refuses_segments(&io::Error::from_raw_os_error(libc::ENETUNREACH)));
         assert!(ours.segmentation.load(Ordering::Relaxed));
-        assert!(ours.refuses_segments(&io::Error::from_raw_os_error(libc::EIO)));
+        let twice = || [(); 2].map(|()| ours.refuses_segments(&io::Error::from_raw_os_error(libc::EIO)));
+        assert_eq!(log_lines(twice), ([true; 2], 1), "cut here from now on, and told once");
         assert!(!ours.segmentation.load(Ordering::Relaxed));
     }
 

@@ -273,6 +273,32 @@ proptest! {
     }
 }
 
+/// The kernel would take the checksum of a joined packet on trust, and so turn a broken packet into a good one.
+#[test]
+fn a_packet_with_a_wrong_checksum_is_passed_on_alone_and_as_it_is() {
+    for (v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let headers = Headers {
+            v6,
+            udp,
+            port: 1,
+            options: 0,
+            flags: 0x10,
+            dont_fragment: true,
+            traffic_class: 0,
+            sequence: 0,
+            id: 7,
+        };
+        let packets = cut(headers.frame(&[5; 500], 100));
+        let whole = join(&packets, BOTH);
+        assert_eq!(whole.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [5]);
+        let mut broken = packets.clone();
+        *broken[2].last_mut().unwrap() ^= 1;
+        let frames = join(&broken, BOTH);
+        assert_eq!(frames.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 1, 2], "v6: {v6}, UDP: {udp}");
+        assert_eq!(frames[1].0[vnet::LEN..], broken[2]);
+    }
+}
+
 #[test]
 fn a_fragment_keeps_its_place_among_all_packets() {
     let headers = Headers {

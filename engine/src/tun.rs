@@ -47,7 +47,8 @@ impl Tun {
         }
         sys::set_mtu(&control, name, options.mtu).map_err(failed("setting the MTU"))?;
         // Offloads are the interface's: one queue speaks for all.
-        let (tcp, udp) = set_offload(&queues[0], options.offload).map_err(failed("setting offloads"))?;
+        let ask = |tcp, udp| sys::set_offload(&queues[0], tcp, udp);
+        let (tcp, udp) = best_offload(ask, options.offload).map_err(failed("setting offloads"))?;
         Ok(Self {
             queues,
             name: name.to_owned(),
@@ -117,20 +118,18 @@ impl Tun {
 }
 
 /// Asks for as much as the kernel has; returns whether TCP and UDP can be joined.
-fn set_offload(file: &File, wanted: bool) -> io::Result<(bool, bool)> {
-    if !wanted {
-        sys::set_offload(file, false, false)?;
-        return Ok((false, false));
+fn best_offload(ask: impl Fn(bool, bool) -> io::Result<()>, wanted: bool) -> io::Result<(bool, bool)> {
+    if wanted {
+        if ask(true, true).is_ok() {
+            return Ok((true, true));
+        }
+        if ask(true, false).is_ok() {
+            tracing::info!("TUN has no UDP segmentation, which needs Linux 6.2");
+            return Ok((true, false));
+        }
+        tracing::info!("TUN has no segmentation");
     }
-    if sys::set_offload(file, true, true).is_ok() {
-        return Ok((true, true));
-    }
-    tracing::info!("TUN has no UDP segmentation, which needs Linux 6.2");
-    if sys::set_offload(file, true, false).is_ok() {
-        return Ok((true, false));
-    }
-    tracing::info!("TUN has no TCP segmentation");
-    sys::set_offload(file, false, false)?;
+    ask(false, false)?;
     Ok((false, false))
 }
 
@@ -144,6 +143,8 @@ fn checked_name(name: &str) -> Result<&str, Error> {
 #[cfg(test)]
 mod tests {
     use std::io::IoSlice;
+
+    use crate::log_lines::log_lines;
 
     use super::*;
 
@@ -164,13 +165,28 @@ mod tests {
         let (tun, drops) = (tun_that_refuses(), DropCounters::default());
         let slices = &[IoSlice::new(b"not a frame")];
         let joined = Frame { slices, joined: Some(Segmentation::Udp), packets: 2 };
-        assert_eq!(tun.write(0, &joined, &drops), Verdict::Separately);
+        let twice = || [(); 2].map(|()| tun.write(0, &joined, &drops));
+        assert_eq!(log_lines(twice), ([Verdict::Separately; 2], 1), "told once");
         assert!(tun.joinable().tcp && !tun.joinable().udp);
         assert_eq!(drops.read().tun_write, 0);
 
         let single = Frame { slices, joined: None, packets: 1 };
         assert_eq!(tun.write(0, &single, &drops), Verdict::Done);
         assert_eq!(drops.read().tun_write, 1);
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_not_asked_of_it_and_told_once() {
+        for (kernel_has, expected, lines) in
+            [((true, true), (true, true), 0), ((true, false), (true, false), 1), ((false, false), (false, false), 1)]
+        {
+            let refused = || io::Error::from_raw_os_error(libc::EINVAL);
+            let kernel =
+                |tcp, udp| if (tcp && !kernel_has.0) || (udp && !kernel_has.1) { Err(refused()) } else { Ok(()) };
+            let (offload, told) = log_lines(|| best_offload(kernel, true).unwrap());
+            assert_eq!((offload, told), (expected, lines));
+            assert_eq!(best_offload(kernel, false).unwrap(), (false, false));
+        }
     }
 
     #[test]

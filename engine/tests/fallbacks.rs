@@ -21,6 +21,21 @@ fn an_underlay_with_a_small_mtu() {
     underlay(&["ip", "link", "set", "eth0", "mtu", "1280"]);
 }
 
+/// A queue of one packet between the host and the tunnel: what it drops, TCP sends again.
+#[test]
+fn a_queue_of_the_interface_that_is_always_full() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(true);
+    for host in [&pair.a, &pair.b] {
+        host.run(&["ip", "link", "set", "wg0", "txqueuelen", "1"]);
+    }
+    pair.a.ping("10.77.0.2");
+    transfer(&pair.a, &pair.b, "fd77::2".parse().unwrap(), 2 << 20);
+    transfer(&pair.b, &pair.a, "10.77.0.1".parse().unwrap(), 2 << 20);
+}
+
 fn underlay(change: &[&str]) {
     if !can_run() {
         return;

@@ -1,0 +1,117 @@
+//! VXLAN and GENEVE beside the tunnel. Some kernels lose coalesced UDP on such devices: where they are what the tunnel's
+//! datagrams are sent over, and where packets that came out of the tunnel are forwarded to them.
+
+mod common;
+
+use std::net::{IpAddr, UdpSocket};
+
+use common::*;
+use engine::Device;
+
+/// `a` and `b` have a tunnel, `b` and `c` a wire and an encapsulating device on it: 10.88.0.2 and 10.88.0.3.
+struct Chain {
+    // Devices first: they go before the hosts they are on.
+    device_b: Device,
+    _device_a: Device,
+    a: Host,
+    b: Host,
+    c: Host,
+}
+
+impl Chain {
+    /// `None` if the kernel has no such device.
+    fn of(kind: &str) -> Option<Self> {
+        let (a, b, c) = (Host::new("a"), Host::new("b"), Host::new("c"));
+        wire(0, (&a, 1), (&b, 2));
+        wire(1, (&b, 2), (&c, 3));
+        encapsulate(kind, 1, (&b, 2), (&c, 3)).then_some(())?;
+        let (device_a, device_b) = (device(&a, 1, |_| ()), device(&b, 2, |_| ()));
+        let mut to_b = peer(2, Some("10.99.0.2:51820"));
+        to_b.allowed_ips.push("10.88.0.0/24".parse().unwrap());
+        device_a.set_peer(to_b).unwrap();
+        device_b.set_peer(peer(1, None)).unwrap();
+        a.run(&["ip", "route", "add", "10.88.0.0/24", "dev", "wg0"]);
+        b.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+        c.run(&["ip", "route", "add", "10.77.0.0/24", "via", "10.88.0.2"]);
+        Some(Self { device_b, _device_a: device_a, a, b, c })
+    }
+}
+
+/// An encapsulating device between two hosts over a wire of theirs, with the addresses 10.88.0.n and fd88::n.
+fn encapsulate(kind: &str, net: u8, a: (&Host, u8), b: (&Host, u8)) -> bool {
+    [(a, b), (b, a)].into_iter().all(|((host, number), (_, other))| {
+        let remote = format!("10.99.{net}.{other}");
+        let words = ["ip", "link", "add", "over0", "type", kind, "id", "7", "remote", &remote];
+        let port: &[&str] = if kind == "vxlan" { &["dstport", "4789"] } else { &[] };
+        if !host.try_run(&[&words, port].concat()).status.success() {
+            return false;
+        }
+        host.run(&["ip", "address", "add", &format!("10.88.0.{number}/24"), "dev", "over0"]);
+        host.run(&["ip", "address", "add", &format!("fd88::{number}/64"), "dev", "over0", "nodad"]);
+        host.run(&["ip", "link", "set", "over0", "up"]);
+        true
+    })
+}
+
+/// Every datagram of bursts that can be joined arrives, and as it was.
+fn bursts(from: &Host, to: &Host, address: &str) {
+    let target = format!("{address}:9000");
+    let receiver = to.enter(|| UdpSocket::bind(&target)).unwrap();
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    let sender = from.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let mut buffer = [0; 2000];
+    for len in [100, 1000, 1300] {
+        for round in 0..8u8 {
+            for number in 0..20u8 {
+                sender.send_to(&vec![number ^ round; len], &target).unwrap();
+            }
+            for number in 0..20u8 {
+                let received = receiver.recv(&mut buffer).unwrap_or_else(|error| panic!("{len} bytes: {error}"));
+                assert_eq!(&buffer[..received], vec![number ^ round; len]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_comes_out_of_the_tunnel_may_be_encapsulated() {
+    if !can_run() {
+        return;
+    }
+    for kind in ["vxlan", "geneve"] {
+        let Some(chain) = Chain::of(kind) else {
+            eprintln!("SKIPPED: needs {kind}");
+            continue;
+        };
+        let (a, c) = (&chain.a, &chain.c);
+        wait_until("the way is there", SOON, || a.reaches("10.88.0.3"));
+        bursts(a, c, "10.88.0.3");
+        bursts(c, a, "10.77.0.1");
+        let there: IpAddr = "10.88.0.3".parse().unwrap();
+        transfer(a, c, there, 8 << 20);
+        transfer(c, a, "10.77.0.1".parse().unwrap(), 8 << 20);
+    }
+}
+
+#[test]
+fn the_tunnel_may_run_over_an_encapsulation() {
+    if !can_run() {
+        return;
+    }
+    for kind in ["vxlan", "geneve"] {
+        let Some(chain) = Chain::of(kind) else {
+            eprintln!("SKIPPED: needs {kind}");
+            continue;
+        };
+        // Another tunnel, from c over the encapsulation to b.
+        chain.c.run(&["ip", "route", "del", "10.77.0.0/24"]);
+        let device_c = device(&chain.c, 3, |_| ());
+        chain.device_b.set_peer(peer(3, None)).unwrap();
+        for endpoint in ["10.88.0.2:51820", "[fd88::2]:51820"] {
+            device_c.set_peer(peer(2, Some(endpoint))).unwrap();
+            wait_until("the way is there", SOON, || chain.c.reaches("10.77.0.2"));
+            transfer(&chain.c, &chain.b, "10.77.0.2".parse().unwrap(), 8 << 20);
+            transfer(&chain.b, &chain.c, "fd77::3".parse().unwrap(), 8 << 20);
+        }
+    }
+}
