@@ -90,8 +90,9 @@ async fn run(options: Options) -> Result<()> {
     let source = options.pod_cidr_source.clone();
     let pod_cidrs = cluster::watch_pod_cidrs(client.clone(), source, name.clone(), sender, renewed);
     tasks.spawn(watched("the watch of pod CIDRs", pod_cidrs));
-    let limits = limits(&options);
-    let shared = http::Shared::new(metrics.clone(), pulse.clone(), latest, reporter, prober, diagnoser, limits);
+    let (limits, http_port) = (limits(&options), listener.local_addr()?.port());
+    let (metrics_shown, pulse_shown) = (metrics.clone(), pulse.clone());
+    let shared = http::Shared::new(metrics_shown, pulse_shown, latest, reporter, prober, diagnoser, limits, http_port);
     tasks.spawn(serve(listener, shared));
 
     let identity = Identity {

@@ -75,9 +75,7 @@ pub(super) async fn show(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Response, Refusal> {
     let picture = Picture::from_query(&query)?;
-    let topology = shared.topology.borrow().clone();
-    let topology =
-        topology.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the mesh is not known yet\n".to_owned()))?;
+    let topology = shared.latest()?;
     let body = match picture {
         Picture::Own => draw_own(&shared, topology).await?,
         Picture::Source => topology.dot().into_bytes(),

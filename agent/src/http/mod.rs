@@ -1,5 +1,5 @@
 //! What the agent shows over HTTP: `/health`, `/livez`, `/readyz`, `/metrics`, a picture of the mesh at `/graph` and what it
-//! knows of its own part at `/status` and of its host at `/diagnose`; and what it tries on request, at
+//! knows of its own part at `/status`, all that as a page at `/`, what it knows of its host at `/diagnose`; and what it tries on request, at
 //! `/probe`.
 //!
 //! Whoever reaches the port may ask, so nothing here is secret, and no number of requests costs much.
@@ -7,6 +7,8 @@
 mod diagnose;
 mod graph;
 mod health;
+mod others;
+mod page;
 mod probe;
 mod status;
 
@@ -33,6 +35,7 @@ use topology::{
 
 pub use status::{Question, Reporter, Statistics};
 
+use self::others::Others;
 use crate::{
     diagnose::Diagnoser,
     health::Pulse,
@@ -52,6 +55,7 @@ pub struct Shared {
     reporter: Arc<Reporter>,
     prober: Arc<Prober>,
     diagnoser: Arc<Diagnoser>,
+    others: Arc<Others>,
     /// How old may be what the agent says it did.
     limits: Limits,
     /// One drawing at a time: whoever can reach the port must not be able to fill the machine.
@@ -62,7 +66,7 @@ pub struct Shared {
 
 impl Shared {
     /// Shows `metrics`, `pulse`, `topology`, what `reporter` collects, judged by `limits`, and `diagnoser` finds,
-    /// and lets `prober` try things.
+    /// and lets `prober` try things. Other agents listen at `port`.
     pub fn new(
         metrics: Arc<Metrics>,
         pulse: Pulse,
@@ -71,10 +75,19 @@ impl Shared {
         prober: Prober,
         diagnoser: Diagnoser,
         limits: Limits,
+        port: u16,
     ) -> Self {
         let (reporter, prober, diagnoser) = (Arc::new(reporter), Arc::new(prober), Arc::new(diagnoser));
-        let drawing = Arc::new(Semaphore::new(1));
-        Self { metrics, pulse, topology, reporter, prober, diagnoser, limits, drawing, dot: "dot" }
+        let (drawing, others) = (Arc::new(Semaphore::new(1)), Arc::new(Others::new(port)));
+        Self { metrics, pulse, topology, reporter, prober, diagnoser, others, limits, drawing, dot: "dot" }
+    }
+}
+
+impl Shared {
+    /// The newest topology.
+    fn latest(&self) -> Result<Arc<Topology>, Refusal> {
+        let unknown = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the mesh is not known yet\n".to_owned());
+        self.topology.borrow().clone().ok_or_else(unknown)
     }
 }
 
@@ -92,6 +105,10 @@ pub async fn listen(address: &str) -> std::io::Result<TcpListener> {
 /// Serves until the listener fails for good.
 pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()> {
     let app = Router::new()
+        .route("/", get(page::page))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .route("/mesh", get(page::mesh))
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
@@ -148,7 +165,7 @@ mod tests {
     pub(super) fn shared(pulse: Pulse, topology: LatestTopology) -> Shared {
         let prober = Prober::new("a".into(), "kilo0".into(), topology.clone());
         let limits = Limits { watch: Duration::from_secs(90), applied: Duration::from_secs(150) };
-        Shared::new(Arc::default(), pulse, topology, reporter(), prober, diagnoser(), limits)
+        Shared::new(Arc::default(), pulse, topology, reporter(), prober, diagnoser(), limits, 1)
     }
 
     /// The status line and the body of what a server with `topology` answers to `path`.
@@ -198,12 +215,20 @@ mod tests {
             ("/graph?format=json", "501", "is not installed here"),
             ("/status", "200", "\"node\":\"a\""),
             ("/diagnose", "200", "\"clockMs\":"),
+            ("/", "200", "<script src=\"page.js\""),
+            ("/page.js", "200", "\"use strict\""),
+            ("/page.css", "200", ":root"),
+            ("/mesh", "200", "\"links\": []"),
+            ("/status?node=b", "404", "no leader of this mesh has this name"),
+            ("/status?node=a", "200", "\"node\":\"a\""),
             ("/other", "404", ""),
         ] {
             let (head, found) = ask(path, empty_mesh(), "a-program-that-is-not-there").await;
             assert!(head.contains(status) && found.contains(body), "{path}: {head}: {found}");
         }
-        assert!(ask("/graph?format=dot", None, "dot").await.0.contains("503"));
+        for path in ["/graph?format=dot", "/mesh", "/status?node=b"] {
+            assert!(ask(path, None, "dot").await.0.contains("503"), "{path}");
+        }
     }
 
     /// Anybody may send anything to this port.

@@ -13,8 +13,8 @@ use std::{
 };
 
 use axum::{
-    extract::State,
-    http::header,
+    extract::{Query, State},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::future::BoxFuture;
@@ -27,7 +27,7 @@ use topology::{
     report::{Problem, Report, unix_seconds},
 };
 
-use super::Shared;
+use super::{Refusal, Shared};
 use crate::ping;
 
 /// So long a document is shown to all who ask.
@@ -139,12 +139,19 @@ fn problem(doing: &str, error: &str) -> Problem {
     Problem { doing: doing.to_owned(), error: error.to_owned() }
 }
 
-/// The document.
-pub(super) async fn show(State(shared): State<Shared>) -> Response {
-    match serde_json::to_vec(&*shared.reporter.report().await) {
-        Ok(document) => ([(header::CONTENT_TYPE, "application/json")], document).into_response(),
-        Err(error) => (axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+/// The document; with `?node=NAME` that of another leader.
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Result<Response, Refusal> {
+    let own = || shared.reporter.report.borrow().node.clone();
+    let report = match query.get("node") {
+        Some(name) if *name != *own().as_str() => shared.others.report(name, &*shared.latest()?).await?,
+        _ => shared.reporter.report().await,
+    };
+    let document = serde_json::to_vec(&*report);
+    let document = document.map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], document).into_response())
 }
 
 #[cfg(test)]

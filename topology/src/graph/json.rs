@@ -30,9 +30,9 @@ pub struct Document<'a> {
     pub nodes: Vec<NodeEntry<'a>>,
     /// The peers, ordered by name.
     pub peers: Vec<PeerEntry<'a>>,
-    /// Who is linked to whom, each pair once.
+    /// Who is linked to whom, each pair once; none where they are left out.
     #[serde(serialize_with = "links")]
-    pub links: &'a Graph<'a>,
+    pub links: Option<&'a Graph<'a>>,
 }
 
 /// A location.
@@ -111,11 +111,19 @@ pub struct LinkEntry<'a> {
 impl Graph<'_> {
     /// The document as text, ending with a line feed.
     pub fn json(&self) -> String {
-        let document = Document::from(self);
-        // Strings, numbers and lists can always be written.
-        let text = serde_json::to_string_pretty(&document).unwrap_or_default();
-        escape_invisible(&text) + "\n"
+        written(&Document::from(self))
     }
+
+    /// The document without links, of which a large mesh has very many.
+    pub fn json_without_links(&self) -> String {
+        written(&Document { links: None, ..Document::from(self) })
+    }
+}
+
+fn written(document: &Document) -> String {
+    // Strings, numbers and lists can always be written.
+    let text = serde_json::to_string_pretty(document).unwrap_or_default();
+    escape_invisible(&text) + "\n"
 }
 
 /// JSON allows characters in strings that command a terminal (U+009B) or change the order of what is
@@ -137,8 +145,8 @@ fn as_text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok,
     serializer.serialize_str(&value.to_string())
 }
 
-fn links<S: Serializer>(graph: &Graph<'_>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(graph.links().map(LinkEntry::from))
+fn links<S: Serializer>(graph: &Option<&Graph<'_>>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(graph.iter().flat_map(|graph| graph.links()).map(LinkEntry::from))
 }
 
 impl<'a> From<&'a Graph<'a>> for Document<'a> {
@@ -150,7 +158,7 @@ impl<'a> From<&'a Graph<'a>> for Document<'a> {
             locations: graph.sites.iter().map(LocationEntry::from).collect(),
             nodes: graph.nodes().map(NodeEntry::from).collect(),
             peers: graph.peers.iter().map(PeerEntry::from).collect(),
-            links: graph,
+            links: Some(graph),
         }
     }
 }
