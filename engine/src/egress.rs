@@ -1,9 +1,10 @@
 //! The way of a packet out: TUN, peer by destination address, sealed, UDP.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::coalesce::Frame;
 use crate::drops::Cause;
 use crate::outbox::Outbox;
 use crate::packet;
@@ -13,6 +14,7 @@ use crate::shared::Shared;
 use crate::sys::poll::wait_readable;
 use crate::tun::MAX_FRAME;
 use crate::wake::Wake;
+use crate::{unreachable, vnet};
 
 /// How long to leave an interface alone that gives errors, as one does that is down or gone.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -38,17 +40,21 @@ pub(crate) struct Egress<'a> {
     shared: &'a Shared,
     queue: usize,
     pub(crate) outbox: Outbox,
+    unreachable: unreachable::Limit,
 }
 
 impl<'a> Egress<'a> {
     pub(crate) fn new(shared: &'a Shared, queue: usize) -> Self {
-        Self { shared, queue, outbox: Outbox::new() }
+        Self { shared, queue, outbox: Outbox::new(), unreachable: unreachable::Limit::default() }
     }
 
     /// Seals what is in one frame from TUN.
     pub(crate) fn forward(&mut self, frame: &mut [u8]) {
         if let Err(cause) = self.seal(frame) {
             self.shared.drops.add(cause, 1);
+            if matches!(cause, Cause::NoPeer | Cause::NoEndpoint) {
+                self.tell_sender(&frame[vnet::LEN..]);
+            }
         }
         if self.outbox.is_full() {
             self.flush();
@@ -75,6 +81,18 @@ impl<'a> Egress<'a> {
             self.shared.inbox.hurry(peer);
         }
         Ok(())
+    }
+
+    /// Tells this host, or whoever it forwards for, that there is no way for the packet.
+    fn tell_sender(&mut self, packet: &[u8]) {
+        if !self.unreachable.admits(self.shared.now()) {
+            return;
+        }
+        if let Some(message) = unreachable::message(packet) {
+            let header = vnet::Header::default().encode();
+            let slices = &[IoSlice::new(&header), IoSlice::new(&message)];
+            self.shared.tun.write(self.queue, &Frame { slices, joined: None, packets: 1 }, &self.shared.drops);
+        }
     }
 
     fn peer_for(&self, packet: &[u8]) -> Result<Arc<Peer>, Cause> {

@@ -74,6 +74,7 @@ mod sys;
 mod table;
 mod tun;
 mod uapi;
+mod unreachable;
 mod update;
 mod vnet;
 mod wake;

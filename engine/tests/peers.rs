@@ -150,6 +150,26 @@ fn packets_from_addresses_that_are_not_allowed_are_dropped() {
     pair.b.ping("10.77.0.1");
 }
 
+/// As with WireGuard in the kernel.
+#[test]
+fn who_sends_where_no_peer_is_is_told_at_once() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new("a");
+    let device = device(&host, 1, |_| ());
+    host.run(&["ip", "route", "add", "10.81.0.0/16", "dev", "wg0"]);
+    // One that nobody has, and ones of a peer without an endpoint.
+    device.set_peer(peer(2, None)).unwrap();
+    for address in ["10.81.0.1:9", "10.77.0.2:9", "[fd77::2]:9"] {
+        let target: std::net::SocketAddr = address.parse().unwrap();
+        let refused = host.enter(|| std::net::TcpStream::connect_timeout(&target, SOON)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable, "{address}");
+    }
+    let drops = device.stats().drops;
+    assert!(drops.no_peer > 0 && drops.no_endpoint > 0, "{drops:?}");
+}
+
 #[test]
 fn packets_wait_for_the_handshake() {
     if !can_run() {
