@@ -135,6 +135,12 @@ pub fn plugin_types(name: &str, text: &str) -> Result<Vec<String>, CniError> {
     plugins.ok_or(CniError::NoPlugins)?.iter().map(kind).collect()
 }
 
+/// Whether a configuration with these plugins reads another one for the pod network, which may well be ours: Multus,
+/// as one program or with a daemon, and CNI-Genie.
+pub fn calls_others(plugins: &[String]) -> bool {
+    matches!(plugins, [plugin] if ["multus", "multus-shim", "genie"].contains(&plugin.as_str()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use topology::cni::{installed, preferred_to};
+use topology::cni::{calls_others, installed, plugin_types, preferred_to};
 use tracing::{info, warn};
 
 use super::{
@@ -81,10 +81,18 @@ fn set_aside(own: &Path) -> Result<(), Error> {
     let (Some(directory), Some(name)) = (own.parent(), own.file_name()) else { return Ok(()) };
     for other in preferred_to(&name.to_string_lossy(), files_in(directory)?) {
         let (path, aside) = (directory.join(&other), directory.join(format!("{other}{ASIDE}")));
+        if may_come_first(&other, &path) {
+            continue;
+        }
         fs::rename(&path, &aside).map_err(|source| Error::file("rename", &path, source))?;
         warn!(configuration = %path.display(), aside = %aside.display(), "it would be taken instead of ours: renamed");
     }
     Ok(())
+}
+
+fn may_come_first(name: &str, path: &Path) -> bool {
+    let plugins = fs::read_to_string(path).ok().and_then(|text| plugin_types(name, &text).ok());
+    plugins.is_some_and(|plugins| calls_others(&plugins))
 }
 
 /// The names of all files in a directory, links to files included.

@@ -1,7 +1,11 @@
 //! The server's certificate and key. They are renewed while the webhook runs, by cert-manager or by hand, so both
 //! files are read for each connection, which costs less than the handshake, and needs neither timer nor watch.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio_rustls::rustls::{
     self, ServerConfig,
@@ -72,25 +76,25 @@ impl Certificate {
     }
 }
 
-async fn read(cert: &PathBuf, key: &PathBuf) -> Result<Content, CertificateError> {
+async fn read(cert: &Path, key: &Path) -> Result<Content, CertificateError> {
     let read_cert = tokio::fs::read(cert).await;
     let read_key = tokio::fs::read(key).await;
     Ok(Content {
-        cert: read_cert.map_err(|source| CertificateError::ReadCertificate { path: cert.clone(), source })?,
-        key: Zeroizing::new(read_key.map_err(|source| CertificateError::ReadKey { path: key.clone(), source })?),
+        cert: read_cert.map_err(|source| CertificateError::ReadCertificate { path: cert.to_owned(), source })?,
+        key: Zeroizing::new(read_key.map_err(|source| CertificateError::ReadKey { path: key.to_owned(), source })?),
     })
 }
 
-fn configure(content: &Content, cert: &PathBuf, key: &PathBuf) -> Result<Arc<ServerConfig>, CertificateError> {
-    let no_certificate = |reason: String| CertificateError::NoCertificate { path: cert.clone(), reason };
+fn configure(content: &Content, cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, CertificateError> {
+    let no_certificate = |reason: String| CertificateError::NoCertificate { path: cert.to_owned(), reason };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content.cert).collect();
     let chain = chain.map_err(|error| no_certificate(error.to_string()))?;
     if chain.is_empty() {
         return Err(no_certificate("there is none".to_owned()));
     }
     let secret = PrivateKeyDer::from_pem_slice(&content.key);
-    let secret = secret.map_err(|source| CertificateError::NoKey { path: key.clone(), source })?;
-    let unusable = |source| CertificateError::Unusable { cert: cert.clone(), key: key.clone(), source };
+    let secret = secret.map_err(|source| CertificateError::NoKey { path: key.to_owned(), source })?;
+    let unusable = |source| CertificateError::Unusable { cert: cert.to_owned(), key: key.to_owned(), source };
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(unusable)?

@@ -158,6 +158,7 @@ fn a_cni_network_is_installed_beside_what_is_there() {
     fs::write(at("bin/other"), "other").unwrap();
     fs::write(at("list"), list).unwrap();
     fs::write(at("net.d/05-first.conf"), "{}").unwrap();
+    fs::write(at("net.d/00-multus.conf"), r#"{"type":"multus"}"#).unwrap();
     fs::write(at("net.d/99-last.conf"), "{}").unwrap();
     let args = install::Args {
         plugins: at("plugins"),
@@ -168,7 +169,8 @@ fn a_cni_network_is_installed_beside_what_is_there() {
     install::install(&args).unwrap();
     assert_eq!((fs::read_to_string(at("bin/bridge")).unwrap().as_str(), mode(&at("bin/bridge"))), ("new", 0o755));
     assert_eq!(names(&at("bin")), ["bridge", "other"]);
-    assert_eq!(names(&at("net.d")), ["05-first.conf.kilo-aside", "10-kilo.conflist", "99-last.conf"]);
+    let files = ["00-multus.conf", "05-first.conf.kilo-aside", "10-kilo.conflist", "99-last.conf"];
+    assert_eq!(names(&at("net.d")), files);
     // What the agent has added since stays, and nothing is written a second time.
     let network = PodNetwork { cidrs: vec!["10.42.1.0/24".parse().unwrap()], mtu: 1420 };
     assert!(cni::keep(&args.cni_path, &network).unwrap());

@@ -4,11 +4,8 @@
 //! `ConfFiles`), so that what another network provider left there wins over ours if it sorts before it.
 //! containerd stops at a file that it cannot read. A plugin that calls others (Multus) has to come first.
 
-use super::{
-    Check, Evidence, Verdict,
-    diagnosis::{CniDirectory, CniFile},
-};
-use crate::report::CNI;
+use super::{Check, Evidence, Verdict, diagnosis::CniDirectory};
+use crate::{cni::calls_others, report::CNI};
 
 pub(super) const CHECK: Check =
     Check::passive("cni-config", "the container runtime takes the network configuration that the agent keeps", judge);
@@ -40,7 +37,7 @@ fn problem(directory: &CniDirectory) -> Option<(String, String)> {
     if let Some(error) = &files[ours].error {
         return Some((format!("{path}/{own} is not valid: {error}"), format!("mend {path}/{own}")));
     }
-    let first = files[..ours].first().filter(|first| !calls_others(first))?;
+    let first = files[..ours].first().filter(|first| !calls_others(&first.plugins))?;
     let what = match &first.error {
         Some(error) => format!("is not valid ({error})"),
         None => format!("(plugins {})", first.plugins.join(", ")),
@@ -50,12 +47,6 @@ fn problem(directory: &CniDirectory) -> Option<(String, String)> {
         first.name
     );
     Some((format!("{path}/{} sorts before {own} and is taken in its place: it {what}", first.name), remedy))
-}
-
-/// Whether the plugin reads another configuration for the pod network, which may well be ours: Multus, as one
-/// program or with a daemon, and CNI-Genie.
-fn calls_others(file: &CniFile) -> bool {
-    matches!(&file.plugins[..], [plugin] if ["multus", "multus-shim", "genie"].contains(&plugin.as_str()))
 }
 
 #[cfg(test)]

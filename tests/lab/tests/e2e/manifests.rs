@@ -7,7 +7,10 @@ use std::fs;
 use agent::flags::Args;
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
+use k8s_openapi::api::{admissionregistration::v1 as admission, apps::v1 as apps, core::v1 as core, rbac::v1 as rbac};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use lab::{Api, Lab, NodeSpec, RIGHTS, Spec};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use topology::compatibility::Mode;
 
@@ -48,6 +51,38 @@ fn kg_takes_the_flags_of_every_manifest() -> Result<()> {
     }
     ensure!(seen > 5, "only {seen} containers");
     Ok(())
+}
+
+/// A field that the API does not have is dropped in silence, and an older API server than a manifest is for cannot tell.
+#[test]
+fn every_field_is_one_of_the_apis() -> Result<()> {
+    for (name, object) in all()? {
+        let known = match object["kind"].as_str().unwrap_or_default() {
+            "ClusterRole" => known::<rbac::ClusterRole>(&object),
+            "ClusterRoleBinding" => known::<rbac::ClusterRoleBinding>(&object),
+            "ConfigMap" => known::<core::ConfigMap>(&object),
+            "CustomResourceDefinition" => known::<CustomResourceDefinition>(&object),
+            "DaemonSet" => known::<apps::DaemonSet>(&object),
+            "Deployment" => known::<apps::Deployment>(&object),
+            "Namespace" => known::<core::Namespace>(&object),
+            "Service" => known::<core::Service>(&object),
+            "ServiceAccount" => known::<core::ServiceAccount>(&object),
+            "ValidatingAdmissionPolicy" => known::<admission::ValidatingAdmissionPolicy>(&object),
+            "ValidatingAdmissionPolicyBinding" => known::<admission::ValidatingAdmissionPolicyBinding>(&object),
+            "ValidatingWebhookConfiguration" => known::<admission::ValidatingWebhookConfiguration>(&object),
+            // cert-manager's.
+            "Certificate" | "Issuer" => continue,
+            other => Err(anyhow!("{other:?} is not checked")),
+        };
+        let known = known.with_context(|| format!("{name}: {}", object["kind"]))?;
+        ensure!(known == object, "{name}: of\n{object:#}\nthe API knows only\n{known:#}");
+    }
+    Ok(())
+}
+
+/// What of `object` its type has.
+fn known<T: DeserializeOwned + Serialize>(object: &Value) -> Result<Value> {
+    Ok(serde_json::to_value(serde_json::from_value::<T>(object.clone())?)?)
 }
 
 /// Every container drops all capabilities but those named here, and can write to no file but what is mounted.
