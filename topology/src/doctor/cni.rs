@@ -54,6 +54,7 @@ mod tests {
     use super::*;
     use crate::doctor::{
         Severity::Error,
+        diagnosis::CniFile,
         testing::{expect_only, findings, said},
     };
     use crate::report::Problem;
