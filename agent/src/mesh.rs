@@ -48,6 +48,9 @@ use crate::{
 /// The bridge of kube-router and of Kilo's own CNI configuration: its address is the pods' gateway.
 const POD_BRIDGE: &str = "kube-bridge";
 
+/// What a tunnel of ours may be.
+const TUNNELS: [TunnelKind; 2] = [TunnelKind::Ipip, TunnelKind::Vxlan];
+
 /// How long undoing everything may take at a clean stop.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(15);
 
@@ -326,7 +329,7 @@ impl<H: Host> Mesh<H> {
             hostname: facts.hostname.clone(),
             default_interface: facts.default_interface.clone(),
             interfaces: announce::without_pod_addresses(&addresses.collect(), &own.pod_cidrs),
-            ignored: [TunnelKind::Ipip, TunnelKind::Vxlan]
+            ignored: TUNNELS
                 .map(TunnelKind::interface)
                 .into_iter()
                 .chain([self.options.interface.clone(), POD_BRIDGE.into()])
@@ -426,7 +429,10 @@ impl<H: Host> Mesh<H> {
         discovered: &'a BTreeMap<PublicKey, SocketAddr>,
         resolved: &'a BTreeMap<String, IpAddr>,
     ) -> Local<'a> {
-        let carried = facts.interfaces.iter().flat_map(|(name, interface)| {
+        // The tunnel may have one, too.
+        let is_tunnel = |name: &InterfaceName| TUNNELS.iter().any(|kind| kind.interface() == *name);
+        let others = facts.interfaces.iter().filter(|(name, _)| !is_tunnel(name));
+        let carried = others.flat_map(|(name, interface)| {
             interface.addresses.iter().map(move |address| (address.addr(), name.clone()))
         });
         Local {

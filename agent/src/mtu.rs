@@ -41,7 +41,8 @@ impl Mtus {
 /// one of `overlay`, it is carried once more, by a network provider whose interface need not tell.
 pub fn of_tunnel(tunnel: &Tunnel, facts: &Facts, overlay: &[IpNet]) -> u32 {
     let carries = |interface: &&Interface| interface.addresses.iter().any(|address| address.addr() == tunnel.local);
-    let outside = facts.interfaces.values().find(carries).map_or(ETHERNET_MTU, |interface| interface.mtu);
+    let others = facts.interfaces.iter().filter(|(name, _)| **name != tunnel.interface);
+    let outside = others.map(|(_, interface)| interface).find(carries).map_or(ETHERNET_MTU, |interface| interface.mtu);
     let is_carried_twice = overlay.iter().any(|address| address.addr() == tunnel.local);
     let twice = if is_carried_twice { TunnelKind::Vxlan.overhead(tunnel.local) } else { 0 };
     outside.saturating_sub(tunnel.kind.overhead(tunnel.local) + twice)

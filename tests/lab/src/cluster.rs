@@ -25,7 +25,7 @@ const MANIFESTS: [&str; 3] = [
     include_str!("../../../manifests/kilo-generic-calico.yaml"),
 ];
 /// How long a Peer definition may take to be served.
-const DEFINITION_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const DEFINITION_LIMIT: Duration = Duration::from_secs(30);
 
 /// A client for the API server that the kubeconfig at `path` names.
 pub(crate) async fn client(path: &Path) -> Result<kube::Client> {
@@ -44,7 +44,7 @@ fn peer_resource() -> ApiResource {
     }
 }
 
-fn definition_resource() -> ApiResource {
+pub(crate) fn definition_resource() -> ApiResource {
     ApiResource {
         group: "apiextensions.k8s.io".into(),
         version: "v1".into(),

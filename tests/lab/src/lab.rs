@@ -293,7 +293,7 @@ impl Lab {
         self.state.publish(&Directory { pid: std::process::id(), spaces })
     }
 
-    fn netns_name(&self, space: &Space) -> String {
+    pub(crate) fn netns_name(&self, space: &Space) -> String {
         format!("{}-{}", self.state.prefix(), space.name())
     }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::cni::{self, Sandbox};
+use crate::cni::{self, Attachment, Sandbox};
 use crate::lab::{Lab, Pod};
 use crate::servers::Servers;
 use crate::space::Space;
@@ -49,19 +49,31 @@ impl Lab {
 
     /// Starts a pod on a node, attached by the configuration list `conflist`; gives its name.
     pub fn add_pod_with(&self, node: &str, conflist: &str) -> Result<String> {
-        let (host, name) = {
+        let plugins = self.plugin_directory(node);
+        self.add_pod_by(node, |host, pod, _| {
+            let attachment = Sandbox { host, pod, plugins: &plugins }.add(INTERFACE, conflist)?;
+            Ok((attachment.addresses()?, vec![attachment]))
+        })
+    }
+
+    /// Starts a pod on a node, attached by `attach`, which gets the host, the pod and the pod's number there,
+    /// from 1; gives its name.
+    pub(crate) fn add_pod_by(
+        &self,
+        node: &str,
+        attach: impl FnOnce(&Space, &Space, usize) -> Result<(Vec<IpAddr>, Vec<Attachment>)>,
+    ) -> Result<String> {
+        let (host, name, number) = {
             let mut inventory = self.inventory();
             let host = inventory.hosts.get_mut(node).ok_or_else(|| anyhow!("no host {node}"))?;
             let made = &mut host.node.as_mut().ok_or_else(|| anyhow!("{node} is no node"))?.pods_made;
             *made += 1;
-            (host.space.clone(), format!("{node}-pod{made}"))
+            (host.space.clone(), format!("{node}-pod{made}"), *made)
         };
         let space = Arc::new(Space::pod(&self.state.prefix(), &name)?);
-        let plugins = self.plugin_directory(node);
-        let attachment = Sandbox { host: &host, pod: &space, plugins: &plugins }.add(INTERFACE, conflist)?;
-        let addresses = attachment.addresses()?;
+        let (addresses, attachments) = attach(&host, &space, number)?;
         let servers = Servers::start(self.runtime().handle(), &space)?;
-        let pod = Pod { space, node: node.to_owned(), addresses, attachments: vec![attachment], _servers: servers };
+        let pod = Pod { space, node: node.to_owned(), addresses, attachments, _servers: servers };
         self.inventory().pods.insert(name.clone(), pod);
         self.publish()?;
         Ok(name)

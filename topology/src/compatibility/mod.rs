@@ -174,11 +174,11 @@ impl Provider {
         }
     }
 
-    /// Whether a leader sends what the mesh brings for pods of its location through our tunnel, too. A
-    /// provider that we know takes such packets; of others we know nothing, and a path that is not the same
-    /// both ways is dropped by hosts that check (`rp_filter`, RFC 3704).
+    /// Whether a leader sends what the mesh brings for pods of its location through our tunnel, too: a
+    /// way that is not the same in both directions is dropped by hosts that check (`rp_filter`, RFC 3704).
+    /// Cilium's do not, and its programs want to see what goes to pods.
     pub fn returns_by_tunnel(&self) -> bool {
-        self.path == Path::Own
+        self.path != Path::Cilium && self.needs_tunnel()
     }
 
     /// What the node announces of itself (`cni-compatibility-ip`): at most one address of each family, by

@@ -97,10 +97,7 @@ impl View<'_> {
         let kind = means.kind;
         let ends: Vec<(&Member, IpAddr)> = self.tunnel_ends(means).collect();
         let local = means.outer_ip(self.member).filter(|_| !ends.is_empty())?;
-        // Where somebody else hands out pods' addresses, the first one may be any pod's.
-        let ours = self.member.pod_cidrs.iter().filter(|_| means.provider.is_none());
-        let carried = ours.filter(|cidr| kind.carries(cidr.addr()));
-        let addresses = carried.filter_map(|cidr| nth(*cidr, 1)).map(single).collect();
+        let addresses = self.tunnel_addresses(means).into_iter().filter(|ip| kind.carries(*ip)).map(single).collect();
         let mac = Mac::of(&self.member.key);
         let (mut neighbours, mut forwarding) = (BTreeSet::new(), BTreeSet::new());
         if kind == TunnelKind::Vxlan {
@@ -113,6 +110,17 @@ impl View<'_> {
             }
         }
         Some(Tunnel { kind, interface: kind.interface(), local, mac, addresses, neighbours, forwarding })
+    }
+
+    /// The own addresses on the tunnel: the first of each pod CIDR. Where somebody else hands out pods' addresses
+    /// that may be any pod's, and it is the internal IP: Linux takes nothing whose answer would leave elsewhere
+    /// by an interface that has no IPv4 address at all, however loose `rp_filter` is
+    /// (`__fib_validate_source`, net/ipv4/fib_frontend.c).
+    fn tunnel_addresses(&self, means: &Means<'_>) -> Vec<IpAddr> {
+        match means.provider {
+            None => self.member.pod_cidrs.iter().filter_map(|cidr| nth(*cidr, 1)).collect(),
+            Some(_) => self.member.internal_ips.iter().map(IpNet::addr).filter(IpAddr::is_ipv4).collect(),
+        }
     }
 
     /// Who may send encapsulated packets to this node: the nodes of its location.

@@ -123,7 +123,8 @@ fn of_a_provider_that_we_do_not_know_only_the_nodes_network_is_used() {
          10.4.0.2/32 via 10.1.0.1 dev kilo-vxlan table 1109 proto static src 10.1.0.2 onlink
          10.42.4.0/24 via 10.1.0.1 dev kilo-vxlan table 1109 proto static src 10.1.0.2 onlink",
     );
-    assert!(member.tunnel.unwrap().addresses.is_empty(), "any address of a pod CIDR may be a pod's");
+    // Any address of a pod CIDR may be a pod's.
+    assert_lines(member.tunnel.unwrap().addresses, "10.1.0.2/32");
     let leader = plan(&cluster, "a", Path::Own, &[], Some(TunnelKind::Vxlan));
     assert_lines(
         leader.routes.iter().filter(|route| route.table == 1107),

@@ -10,6 +10,10 @@
 mod bgp;
 mod chaining;
 mod chart;
+mod cni_calico;
+mod cni_cilium;
+mod cni_flannel;
+mod cni_generic;
 mod connect;
 mod doctor;
 mod encapsulation;
