@@ -134,7 +134,11 @@ pub const DESCRIPTIONS: [Description; 19] = [
         "`ipip`, `vxlan` or empty",
         "the tunnel that the node uses inside its location; upstream does not know this key",
     ),
-    description(CNI_COMPATIBILITY_IP, "CIDR or empty", "the address that Cilium's host interface has, beside Cilium"),
+    description(
+        CNI_COMPATIBILITY_IP,
+        "CIDR or empty",
+        "the node's address in the overlay of Cilium or Calico; of Calico, one of each family, comma-separated",
+    ),
     description(
         FORCE_POD_CIDRS,
         "CIDRs, comma-separated",

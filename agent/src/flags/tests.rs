@@ -181,3 +181,29 @@ fn the_version_is_a_command_too() {
     let args = Args::try_parse_from(["kg", "version"]).unwrap();
     assert!(matches!(args.command, Some(Command::Version)));
 }
+
+/// The pages about other network providers.
+const PAGES: [&str; 4] = [
+    include_str!("../../../docs/cni/flannel.md"),
+    include_str!("../../../docs/cni/calico.md"),
+    include_str!("../../../docs/cni/cilium.md"),
+    include_str!("../../../docs/cni/generic.md"),
+];
+
+#[test]
+fn the_flags_in_the_pages_about_providers_are_right() {
+    for page in PAGES {
+        let flags: Vec<String> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("- --"))
+            .map(|flag| format!("--{}", flag.replace("$(NODE_NAME)", "n").replace("$(NODE_IP)", "10.0.0.1")))
+            .collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let options = parse(&flags).unwrap();
+        assert!(options.path.is_some() && options.cni_path.is_none() && !options.local_routes, "{flags:?}");
+    }
+    let overview = include_str!("../../../docs/cni/README.md");
+    for mode in &MODES {
+        assert!(overview.contains(&format!("`{}`", mode.name)), "docs/cni/README.md says nothing of {}", mode.name);
+    }
+}

@@ -231,3 +231,70 @@ fn an_observer_knows_the_kilo_subnets() {
     leader.annotations.insert(annotations::WIREGUARD_IP.to_owned(), "10.4.0.2/16".to_owned());
     assert_eq!(apply(&mut state, leader, 1), Outcome::default());
 }
+
+fn block(name: &str, node: &str, cidr: &str) -> ProviderRecord {
+    let spec = json!({"node": node, "cidr": cidr, "state": "confirmed"});
+    ProviderRecord { name: name.to_owned(), spec }
+}
+
+fn own_pod_cidrs(state: &State) -> Vec<String> {
+    state.own().unwrap().pod_cidrs.iter().map(IpNet::to_string).collect()
+}
+
+#[test]
+fn own_pod_cidrs_come_from_the_provider_if_the_flag_says_so() {
+    let mut state = state().with_pod_cidrs_from(PodCidrSource::CalicoBlocks);
+    let mut told = |change| state.handle(change, at(0));
+    told(Event::Node(Change::Reset(vec![node("me", START), node("a", START)])));
+    told(Event::Peer(Change::Reset(vec![])));
+    assert!(!state.is_complete(), "what an earlier run left stays until it is known where pods are");
+    let blocks = vec![
+        block("1", "me", "10.44.1.0/26"),
+        block("2", "a", "10.44.2.0/26"),
+        block("3", "me", "nonsense"),
+        block("4", "me", "10.44.9.64/26"),
+    ];
+    let outcome = state.handle(Event::PodCidrs(Change::Reset(blocks)), at(1));
+    assert!(outcome.mesh && state.is_complete());
+    let [Notice::Object(warning)] = &outcome.notices[..] else { panic!("{:?}", outcome.notices) };
+    assert!(warning.to_string().starts_with("blockaffinity/3: spec.cidr: "), "{warning}");
+    assert_eq!(own_pod_cidrs(&state), ["10.44.1.0/26", "10.44.9.64/26"]);
+    assert_eq!(state.provided_pod_cidrs().unwrap().len(), 2);
+    assert!(!state.handle(Event::PodCidrs(Change::Apply(block("2", "a", "10.44.7.0/26"))), at(2)).mesh);
+
+    // The agent's own words of an earlier run do not count, a person's do.
+    let mut forced = node("me", START);
+    forced.annotations.insert(annotations::POD_CIDRS.to_owned(), "10.99.0.0/24".to_owned());
+    apply(&mut state, forced.clone(), 3);
+    assert_eq!(own_pod_cidrs(&state), ["10.44.1.0/26", "10.44.9.64/26"]);
+    forced.annotations.insert(annotations::FORCE_POD_CIDRS.to_owned(), "10.88.0.0/24".to_owned());
+    apply(&mut state, forced, 4);
+    assert_eq!(own_pod_cidrs(&state), ["10.88.0.0/24"]);
+    apply(&mut state, node("me", START), 5);
+
+    for name in ["1", "4"] {
+        assert!(state.handle(Event::PodCidrs(Change::Delete(name.to_owned())), at(6)).mesh);
+    }
+    assert_eq!(state.own().unwrap().missing(), [annotations::POD_CIDRS], "and not those of spec.podCIDRs");
+}
+
+#[test]
+fn a_provider_without_objects_holds_up_nothing_for_ever() {
+    let mut state = state().with_pod_cidrs_from(PodCidrSource::CiliumNode);
+    state.handle(Event::Node(Change::Reset(vec![node("me", START)])), at(0));
+    state.handle(Event::Peer(Change::Reset(vec![])), at(0));
+    let unreadable = Event::Unreadable { resource: "ciliumnodes", status: Some(404), error: "no such".to_owned() };
+    assert!(state.handle(unreadable, at(1)).mesh && state.is_complete());
+    assert_eq!(own_pod_cidrs(&state), [] as [&str; 0]);
+}
+
+#[test]
+fn an_annotation_may_say_the_own_pod_cidrs() {
+    let mut state = state().with_pod_cidrs_from(PodCidrSource::Annotation("example.com/pods".into()));
+    let mut me = node("me", START);
+    me.annotations.insert("example.com/pods".to_owned(), "10.44.1.0/24, x".to_owned());
+    let outcome = apply(&mut state, me, 0);
+    assert_eq!(own_pod_cidrs(&state), ["10.44.1.0/24"]);
+    let [Notice::Object(warning)] = &outcome.notices[..] else { panic!("{:?}", outcome.notices) };
+    assert_eq!(warning.to_string(), "node/me: example.com/pods: \"x\" ignored: expected a CIDR");
+}
