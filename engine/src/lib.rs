@@ -17,9 +17,9 @@
 //!
 //! # Secrets
 //! Private, preshared and ephemeral keys and all that handshakes derive from them are zeroed when they are dropped.
-//! Transport keys are in `ring`'s hands, which offers no such thing: they are overwritten when their session ends, by a
-//! way that today's compilers honour but the language does not promise, and what moving them once left on a thread's
-//! stack is not reached (see `noise::crypto::Cipher`).
+//! Transport keys are in `ring`'s hands, which offers no such thing: they are overwritten when their session ends, and
+//! copies on the stack when it is made, by a way that today's compilers honour but the language does not promise (see
+//! `noise::crypto::Cipher`). Registers that a system call or a signal saved, and swapped pages, are nobody's here.
 //!
 //! ```no_run
 //! use engine::{Device, Options, PeerConfig, Secret};

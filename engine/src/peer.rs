@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::identity::Identity;
 use crate::noise::cookie::Stamp;
+use crate::noise::crypto;
 use crate::noise::handshake::{self, Identified, Initiated, Remote, Timestamp};
 use crate::noise::message::{COOKIE_REPLY, DATA_HEADER, DATA_OVERHEAD, INITIATION, RESPONSE};
 use crate::noise::session::{Keys, Session};
@@ -481,6 +482,7 @@ impl Peer {
 
     fn add_session(&self, keys: &Keys, index: u32, now: u64) {
         let session = Arc::new(Session::new(keys, index, now));
+        crypto::clear_stack();
         self.sessions_mut().add(session, keys.initiator);
         self.timers.session_made(now);
     }

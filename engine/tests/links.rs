@@ -74,7 +74,7 @@ fn a_link_that_is_full_or_gone_costs_the_others_nothing() {
         });
         let end = End(over);
         // The buffer of a socket that asks for 7 MB is full of 6,000 of them.
-        wait_until("the slow link's queue is long", 3 * SOON, || backlog(hub, "eth2") > 7_000);
+        wait_until("the slow link's queue is long", 6 * SOON, || backlog(hub, "eth2") > 7_000);
         for (from, to, address) in [(hub, &star.ends[1], "10.77.0.3"), (&star.ends[1], hub, "10.77.0.1")] {
             transfer(from, to, address.parse().unwrap(), 4 << 20);
         }

@@ -1,5 +1,7 @@
 //! The primitives of the WireGuard paper (section 5.4), by the names they have there.
 
+use std::hint::black_box;
+
 use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac, Digest};
@@ -58,10 +60,10 @@ pub(crate) fn kdf<const N: usize>(chain: &[u8; HASH], input: &[u8]) -> [Key; N] 
 
 /// A key for ChaCha20Poly1305 that is overwritten where it lies when it is dropped.
 ///
-/// `ring` neither does that nor lets anybody at the bytes, so another key is put in their place, and
-/// [`black_box`](std::hint::black_box) keeps the compiler from leaving that out as useless. Unlike a volatile write
-/// this is no promise of the language; a test looks at the memory. Copies that were made by moving the key, on the
-/// stack of the thread that made it, are not reached.
+/// `ring` neither does that nor lets anybody at the bytes, so another key is put in their place. What the type has no
+/// use for, because it has room for larger keys, is filled from the stack then, which is why that is cleared first.
+/// [`black_box`] keeps the compiler from leaving all this out as useless. Unlike a volatile write it is no promise of the
+/// language; a test looks at the memory, with and without optimization.
 pub(crate) struct Cipher(LessSafeKey);
 
 impl Cipher {
@@ -83,9 +85,24 @@ impl Cipher {
 
 impl Drop for Cipher {
     fn drop(&mut self) {
-        self.0 = prepared(&[0; HASH]);
-        std::hint::black_box(&mut self.0);
+        clear_stack();
+        overwrite(&mut self.0);
     }
+}
+
+/// In a frame of its own, which lies where the stack was cleared.
+#[inline(never)]
+fn overwrite(key: &mut LessSafeKey) {
+    *key = prepared(&[0; HASH]);
+    black_box(key);
+}
+
+/// Clears what functions that were called before have left behind on the stack, copies of keys among it.
+#[inline(never)]
+pub(crate) fn clear_stack() {
+    /// More than the making of a session takes, far less than a thread has.
+    const DEPTH: usize = 16 << 10;
+    black_box(&mut [0u8; DEPTH]);
 }
 
 fn prepared(key: &[u8; HASH]) -> LessSafeKey {
