@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::UdpSocket,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -106,6 +107,7 @@ suite!(
     the_device_itself_is_no_peer_and_the_others_are_set,
     thousands_of_peers_and_of_allowed_ips,
     the_port_can_change,
+    a_port_that_somebody_has_is_told_and_had_once_it_is_free,
     a_peer_never_heard_of_has_no_time,
     what_is_something_else_is_left_alone,
     a_deleted_device_is_gone,
@@ -310,6 +312,24 @@ async fn the_port_can_change(bench: Bench) {
     }
 }
 
+async fn a_port_that_somebody_has_is_told_and_had_once_it_is_free(bench: Bench) {
+    let mut device = bench.make().await;
+    let diff = DeviceDiff { listen_port: Some(1003), ..set(&[(1, bare(&[]))]) };
+    let somebody = bench.fake.is_none().then(|| UdpSocket::bind("127.0.0.1:1003").unwrap());
+    let taken = |taken| bench.fake.iter().for_each(|fake| fake.world().port_taken = taken);
+    taken(true);
+    for state in ["down", "up"] {
+        bench.ip(&format!("link set DEV {state}"));
+        let errors = device.apply(&diff).await;
+        assert!(matches!(&errors[..], [DeviceError::ListenPort { port: 1003, .. }]), "{state}: {errors:?}");
+        bench.expect(&[(1, bare(&[]))]);
+    }
+    drop(somebody);
+    taken(false);
+    no_errors(device.apply(&diff).await);
+    assert_eq!(bench.has().0, 1003);
+}
+
 async fn a_peer_never_heard_of_has_no_time(bench: Bench) {
     let mut device = bench.make().await;
     assert_eq!(device.statistics().await.unwrap(), []);
@@ -346,7 +366,7 @@ async fn a_deleted_device_is_gone(bench: Bench) {
     let device = bench.make().await;
     device.delete().await.unwrap();
     if let Some(shown) = bench.ip("-o link show") {
-        assert_eq!(shown.lines().count(), 1, "{shown}");
+        assert!(!shown.contains(bench.interface.as_str()), "{shown}");
     }
     // And there is room for the next one.
     bench.make().await;

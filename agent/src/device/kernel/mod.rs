@@ -11,7 +11,11 @@
 mod change;
 mod dump;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, UdpSocket},
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage};
@@ -19,7 +23,7 @@ use topology::{DeviceDiff, InterfaceName, PeerStatistics, PublicKey, report::Bac
 use tracing::{info, warn};
 
 use self::{change::Piece, dump::Dump};
-use super::{Device, DeviceError, DeviceFactory, Made, Settings};
+use super::{Cause, Device, DeviceError, DeviceFactory, Made, Settings};
 use crate::os::{Netlink, Refusal, generic::Family, key, links};
 
 /// Makes the kernel's WireGuard interface, or takes the one that is there.
@@ -128,6 +132,15 @@ impl Interface {
         self.family.change(WireguardMessage { cmd: WireguardCmd::SetDevice, attributes }).await
     }
 
+    async fn listen(&self, port: u16) -> Result<(), Cause> {
+        let link = links::find(&self.netlink, &self.name).await?;
+        // While it is down the kernel takes any port, and it would not come up with one that is taken.
+        if link.is_some_and(|link| link.index == self.index && !link.up) {
+            is_free(port)?;
+        }
+        Ok(self.set(vec![WireguardAttribute::ListenPort(port)]).await?)
+    }
+
     /// Sends a message; if the kernel refuses it, each piece by itself, because it stops at the first one
     /// that it does not like. Returns those that were refused.
     async fn send(&self, message: &[Piece]) -> Result<Vec<(PublicKey, Refusal)>, Gone> {
@@ -166,9 +179,9 @@ impl Interface {
     async fn change(&mut self, diff: &DeviceDiff) -> Vec<DeviceError> {
         let mut errors = Vec::new();
         if let Some(port) = diff.listen_port
-            && let Err(refusal) = self.set(vec![WireguardAttribute::ListenPort(port)]).await
+            && let Err(source) = self.listen(port).await
         {
-            errors.push(DeviceError::ListenPort { port, source: refusal.into() });
+            errors.push(DeviceError::ListenPort { port, source });
         }
         let mut refused = match self.change_peers(diff).await {
             Ok(refused) => refused,
@@ -194,6 +207,15 @@ impl Interface {
 
 /// The interface does not exist any more.
 struct Gone;
+
+/// Whether a UDP port could be bound for both families, or for IPv4 where there is no IPv6.
+fn is_free(port: u16) -> io::Result<()> {
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)),
+        bound => bound,
+    }
+    .map(drop)
+}
 
 impl Device for Interface {
     fn apply<'a>(&'a mut self, diff: &'a DeviceDiff) -> BoxFuture<'a, Vec<DeviceError>> {
