@@ -46,6 +46,12 @@ impl<'a> Means<'a> {
         self.kind.interface()
     }
 
+    /// Whether packets of the family of `like` travel inside between `a` and `b`. Those of IPv6 only where both
+    /// have any of it: the kernel of another host may have none, and refuses all that belongs to it.
+    fn carries(&self, like: IpAddr, a: &Member, b: &Member) -> bool {
+        self.kind.carries(like) && (like.is_ipv4() || has_ipv6(a) && has_ipv6(b))
+    }
+
     /// The address of `member` that encapsulated packets are sent to and come from.
     fn outer_ip(&self, member: &Member) -> Option<IpAddr> {
         self.overlay_ip(member).or_else(|| self.internal_ip(member))
@@ -59,6 +65,10 @@ impl<'a> Means<'a> {
     fn internal_ip(&self, member: &Member) -> Option<IpAddr> {
         member.internal_ips.iter().map(IpNet::addr).find(|ip| ip.is_ipv4() == self.outer_v4)
     }
+}
+
+fn has_ipv6(member: &Member) -> bool {
+    member.pod_cidrs.iter().chain(&member.internal_ips).any(|net| net.addr().is_ipv6())
 }
 
 impl View<'_> {
@@ -76,7 +86,7 @@ impl View<'_> {
     /// The way to `member` through the tunnel, as gateway and interface, for packets of the family of
     /// `like`; `None` if they go plainly.
     pub(super) fn through_tunnel(&self, member: &Member, like: IpAddr) -> Option<(IpAddr, InterfaceName)> {
-        let means = self.means.as_ref().filter(|means| means.kind.carries(like))?;
+        let means = self.means.as_ref().filter(|means| means.carries(like, self.member, member))?;
         self.outer_ips(means, member)?;
         // IPIP takes the gateway for the outer destination.
         let gateway = means.overlay_ip(member).or_else(|| of_family(&member.internal_ips, like));
@@ -104,7 +114,7 @@ impl View<'_> {
             for (member, dst) in ends {
                 let mac = Mac::of(&member.key);
                 let v4 = member.internal_ips.iter().map(IpNet::addr).filter(IpAddr::is_ipv4);
-                let gateways = v4.chain([mac.link_local().into()]);
+                let gateways = v4.chain([mac.link_local().into()]).filter(|ip| means.carries(*ip, self.member, member));
                 neighbours.extend(gateways.map(|ip| Neighbour { ip, mac }));
                 forwarding.insert(Forwarding { mac, dst });
             }

@@ -106,25 +106,32 @@ fn encapsulation_always() {
 
 #[test]
 fn without_local_only_the_way_to_the_leader_is_encapsulated() {
-    let plan = |name| {
-        subnets().plan_with(name, |local| {
-            local.encapsulation = means(Strategy::Always, TunnelKind::Ipip);
-            local.local_routes = false;
-        })
-    };
-    assert_lines(
-        plan("b").routes,
-        "10.4.0.1/32 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink
-         10.4.0.2/32 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink
-         10.9.0.4/32 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink
-         10.42.4.0/24 via 10.1.0.1 dev tunl0 proto static src 10.1.0.2 onlink",
-    );
-    assert_lines(
-        plan("a").routes,
-        "10.9.0.4/32 via 10.4.0.2 dev kilo0 proto static src 10.1.0.1 onlink
-         10.42.4.0/24 via 10.4.0.2 dev kilo0 proto static src 10.1.0.1 onlink",
-    );
-    assert!(plan("a").rules.is_empty() && plan("b").rules.is_empty());
+    for kind in [TunnelKind::Ipip, TunnelKind::Vxlan] {
+        let plan = |name, strategy| {
+            subnets().plan_with(name, |local| {
+                local.encapsulation = means(strategy, kind);
+                local.local_routes = false;
+            })
+        };
+        let member = plan("b", Strategy::Always);
+        let to_the_leader = "10.4.0.1/32 via 10.1.0.1 dev TUNNEL proto static src 10.1.0.2 onlink
+             10.4.0.2/32 via 10.1.0.1 dev TUNNEL proto static src 10.1.0.2 onlink
+             10.9.0.4/32 via 10.1.0.1 dev TUNNEL proto static src 10.1.0.2 onlink
+             10.42.4.0/24 via 10.1.0.1 dev TUNNEL proto static src 10.1.0.2 onlink";
+        assert_lines(member.routes, &to_the_leader.replace("TUNNEL", kind.interface().as_str()));
+        let near = plan("b", Strategy::CrossSubnet).routes;
+        assert_lines(near, &to_the_leader.replace("TUNNEL", "eth0"));
+        let leader = plan("a", Strategy::Always);
+        assert_lines(
+            leader.routes,
+            "10.9.0.4/32 via 10.4.0.2 dev kilo0 proto static src 10.1.0.1 onlink
+             10.42.4.0/24 via 10.4.0.2 dev kilo0 proto static src 10.1.0.1 onlink",
+        );
+        assert!(member.rules.is_empty() && leader.rules.is_empty());
+        // It receives what it does not send, and from nobody else.
+        assert_lines(leader.tunnel.unwrap().addresses, "10.42.1.1/32");
+        assert_lines(leader.firewall.guard.unwrap().from, "10.1.0.2/32\n10.1.7.3/32");
+    }
 }
 
 #[test]
@@ -187,6 +194,41 @@ fn vxlan_carries_both_families_over_ipv4() {
          fd01::2/128 via fe80::202:202:202 dev kilo-vxlan table 1107 proto static onlink
          fd42:1::/64 via fe80::201:101:101 dev kilo-vxlan proto static onlink
          fd42:2::/64 via fe80::202:202:202 dev kilo-vxlan proto static onlink",
+    );
+}
+
+/// A host without IPv6 refuses its addresses and routes: none are planned, and IPv4 is as it was.
+#[test]
+fn vxlan_has_nothing_of_ipv6_between_nodes_of_which_one_has_none() {
+    let mut cluster = Cluster::new(vec![node("a", "eu", 1), v4("b", "eu", 2), node("c", "eu", 3)], vec![]);
+    cluster.nodes.iter_mut().for_each(|node| node.tunnel = Some(TunnelKind::Vxlan));
+    let plan = over_vxlan(&cluster, "b", Strategy::Always);
+    assert_lines(
+        plan.routes,
+        "10.1.0.1/32 via 10.1.0.1 dev kilo-vxlan table 1107 proto static src 10.1.0.2 onlink
+         10.1.0.3/32 via 10.1.0.3 dev kilo-vxlan table 1107 proto static src 10.1.0.2 onlink
+         10.4.0.1/32 via 10.1.0.1 dev kilo-vxlan proto static src 10.1.0.2 onlink
+         10.42.1.0/24 via 10.1.0.1 dev kilo-vxlan proto static src 10.1.0.2 onlink
+         10.42.3.0/24 via 10.1.0.3 dev kilo-vxlan proto static src 10.1.0.2 onlink",
+    );
+    let tunnel = plan.tunnel.unwrap();
+    assert_lines(tunnel.addresses, "10.42.2.1/32");
+    assert_lines(
+        tunnel.neighbours,
+        "10.1.0.1 lladdr 02:01:01:01:01:01
+         10.1.0.3 lladdr 02:03:03:03:03:03",
+    );
+    // Once, and not for every destination.
+    assert_lines(
+        plan.warnings,
+        "node/b: kilo.squat.ai/internal-ip: no IPv6 internal IP: IPv6 does not reach its location's others",
+    );
+    let of_neighbour = over_vxlan(&cluster, "a", Strategy::Always).tunnel.unwrap().neighbours;
+    assert_lines(
+        of_neighbour,
+        "10.1.0.2 lladdr 02:02:02:02:02:02
+         10.1.0.3 lladdr 02:03:03:03:03:03
+         fe80::203:303:303 lladdr 02:03:03:03:03:03",
     );
 }
 
