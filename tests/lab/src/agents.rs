@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::lab::Lab;
-use crate::{space, sys, tail};
+use crate::{patience, space, sys, tail};
 
 /// How long an agent may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -67,6 +67,9 @@ impl Lab {
             format!("--kubeconfig={}", self.api.agent_kubeconfig().display()),
             "--encapsulate=never".to_owned(),
         ]);
+        if let Ok(wireguard) = std::env::var("KG_WIREGUARD") {
+            argv.push(format!("--wireguard={wireguard}"));
+        }
         argv.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let mut command = space.command(argv);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -88,7 +91,8 @@ impl Lab {
     pub fn stop_agent(&self, node: &str) -> Result<ExitStatus> {
         let mut child = self.take_agent(node)?;
         sys::kill(child.id(), libc::SIGTERM).with_context(|| format!("stop the agent of {node}"))?;
-        let deadline = Instant::now() + STOP_LIMIT;
+        let limit = STOP_LIMIT * patience();
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = child.try_wait()? {
                 return Ok(status);
@@ -96,7 +100,7 @@ impl Lab {
             if Instant::now() > deadline {
                 child.kill()?;
                 child.wait()?;
-                bail!("the agent of {node} did not end within {STOP_LIMIT:?}:\n{}", self.agent_log_tail(node));
+                bail!("the agent of {node} did not end within {limit:?}:\n{}", self.agent_log_tail(node));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

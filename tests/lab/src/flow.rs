@@ -16,8 +16,10 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::servers::ECHO_PORT;
 use crate::space::Space;
+use crate::sys;
 
-/// How long after the last datagram answers are still waited for.
+/// How long after the last datagram, or the last answer to it, more answers are still waited for: on a slow machine
+/// many are on their way.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A running flow.
@@ -46,6 +48,7 @@ impl Flow {
             .run(|| -> io::Result<UdpSocket> {
                 let any: SocketAddr = if target.is_ipv6() { ([0_u16; 8], 0).into() } else { ([0_u8; 4], 0).into() };
                 let socket = UdpSocket::bind(any)?;
+                sys::enlarge_receive_buffer(&socket)?;
                 socket.connect(SocketAddr::new(target, ECHO_PORT))?;
                 Ok(socket)
             })?
@@ -93,9 +96,8 @@ fn exchange(socket: &UdpSocket, interval: Duration, stop: &AtomicBool, returned:
             note(number, &mut missing);
         }
     }
-    let last = Instant::now() + LINGER;
     while !missing.is_empty()
-        && let Some(number) = receive(socket, last)
+        && let Some(number) = receive(socket, Instant::now() + LINGER)
     {
         note(number, &mut missing);
     }

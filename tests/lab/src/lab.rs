@@ -18,6 +18,7 @@ use crate::api::ApiServer;
 use crate::capture::Capture;
 use crate::cni::{self, Attachment};
 use crate::flow::Flow;
+use crate::patience;
 use crate::preflight;
 use crate::probe;
 use crate::servers::Servers;
@@ -26,7 +27,7 @@ use crate::spec::Spec;
 use crate::state::{Directory, State};
 use crate::underlay::{self, Access, Addresses, Plan, Realm};
 
-/// How often a condition is looked at again.
+/// How often a condition is looked at again, times [`patience`].
 const POLL: Duration = Duration::from_millis(100);
 
 /// A lab that is up. Dropping it takes everything down.
@@ -386,6 +387,7 @@ impl Lab {
     /// Waits until `condition` holds. An error of it counts as "not yet"; on the deadline the failure
     /// tells the last one, and how the logs of all agents end.
     pub fn wait_until(&self, limit: Duration, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+        let limit = limit * patience();
         let deadline = Instant::now() + limit;
         loop {
             let last = match condition() {
@@ -396,7 +398,7 @@ impl Lab {
             if Instant::now() > deadline {
                 bail!("{what}: not within {limit:?}: {last}\n{}", self.agent_log_tails());
             }
-            std::thread::sleep(POLL);
+            std::thread::sleep(POLL * patience());
         }
     }
 }

@@ -60,6 +60,9 @@
 //!   running), [`Lab::routes`], [`Lab::set_names`], [`Lab::space`].
 //! * Outsiders: [`Lab::start_kgctl`] (`kgctl connect` and others that stay), [`Lab::start_peer`] runs WireGuard on a host that is no node; [`Outsider::sync`].
 //!
+//! All deadlines are multiplied by `$KG_PATIENCE` ([`patience`]), and `$KG_WIREGUARD` is what agents get as
+//! `--wireguard` unless the test says otherwise.
+//!
 //! Methods block and must not be called from inside a tokio runtime: write plain `#[test]` functions.
 #![deny(unsafe_code)]
 
@@ -103,6 +106,11 @@ pub use servers::{Answer, ECHO_PORT, HTTP_PORT};
 pub use space::{Space, spawn};
 pub use spec::{Api, NodeSpec, Spec};
 pub use underlay::{Access, Addresses, CONTROL};
+
+/// What deadlines are multiplied by: `$KG_PATIENCE`, for a machine that is slower than others, else 1.
+pub fn patience() -> u32 {
+    std::env::var("KG_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
 
 /// The last `lines` lines of a text.
 pub(crate) fn tail(text: &str, lines: usize) -> String {

@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::space::Space;
 use crate::spec::Api;
@@ -37,14 +38,23 @@ pub fn available(api: Api) -> Result<()> {
     }
 }
 
-/// Whether the kernel has interfaces of this kind (`ipvlan`, `macvlan`, `vlan`) that divide another one; if
-/// not, why not. A kernel that can load modules does so.
+/// Whether the kernel has interfaces of this kind; if not, why not. A kernel that can load modules does so.
 pub fn has_link_kind(kind: &str) -> Result<()> {
-    let space = Space::pod(&format!("kglab-has-{kind}"), &std::process::id().to_string())?;
+    static TRIES: AtomicU32 = AtomicU32::new(0);
+    let number = TRIES.fetch_add(1, Ordering::Relaxed);
+    let space = Space::pod(&format!("kglab-has-{kind}-{}", std::process::id()), &number.to_string())?;
+    let link = match kind {
+        "ipvlan" | "macvlan" | "vlan" => "link lower name try0 type",
+        _ => "try0 type",
+    };
+    let more = match kind {
+        "vlan" => "id 1",
+        // Without it this would be another `tunl0`.
+        "ipip" => "remote 192.0.2.1",
+        _ => "",
+    };
     space.ip("link add lower type veth peer name other\n")?;
-    let id: &[&str] = if kind == "vlan" { &["id", "1"] } else { &[] };
-    let argv = [&["ip", "link", "add", "link", "lower", "name", "upper", "type", kind], id].concat();
-    space.exec(argv).map(drop).with_context(|| format!("the kernel has no {kind}"))
+    space.ip(&format!("link add {link} {kind} {more}\n")).map_err(|_| anyhow!("the kernel has no {kind}"))
 }
 
 /// Whether a program is on this machine; if not, which Debian package has it.

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::space::Space;
+use crate::sys;
 
 /// Where the HTTP server listens.
 pub const HTTP_PORT: u16 = 80;
@@ -47,6 +48,7 @@ impl Servers {
                 http.set_nonblocking(true)?;
                 let echo = std::net::UdpSocket::bind(any(ECHO_PORT))?;
                 echo.set_nonblocking(true)?;
+                sys::enlarge_receive_buffer(&echo)?;
                 Ok((http, echo))
             })?
             .with_context(|| format!("open the server sockets of {}", space.name()))?;

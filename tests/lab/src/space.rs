@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::patience;
 use crate::sys::{self, Unshare};
 
-/// Longest time a command run by [`Space::exec`] may take.
+/// Longest time a command run by [`Space::exec`] may take, times [`patience`].
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A host's (network, mounts, hostname) or a pod's (network) namespaces.
@@ -192,7 +193,7 @@ pub fn spawn(command: Command) -> io::Result<Child> {
     answer.recv().map_err(io::Error::other)?
 }
 
-/// Runs a command to its end, for at most [`COMMAND_LIMIT`].
+/// Runs a command to its end, for at most [`COMMAND_LIMIT`] times [`patience`].
 pub fn output(mut command: Command, input: &str) -> Result<Output> {
     let program = command.get_program().to_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -204,11 +205,12 @@ pub fn output(mut command: Command, input: &str) -> Result<Output> {
     }
     let (sender, result) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait_with_output()));
-    match result.recv_timeout(COMMAND_LIMIT) {
+    let limit = COMMAND_LIMIT * patience();
+    match result.recv_timeout(limit) {
         Ok(output) => output.with_context(|| format!("run {}", program.display())),
         Err(_) => {
             let _ = sys::kill(pid, libc::SIGKILL);
-            bail!("{} did not end within {COMMAND_LIMIT:?}", program.display())
+            bail!("{} did not end within {limit:?}", program.display())
         }
     }
 }

@@ -175,9 +175,17 @@ pub fn packet_socket(interface: &str, timeout: Duration) -> io::Result<OwnedFd> 
     }
 }
 
+/// Lets some minutes of a flow wait in a socket: a machine that is busy must not look like a mesh that
+/// loses packets. The usual buffer holds five seconds.
+pub fn enlarge_receive_buffer(socket: &UdpSocket) -> io::Result<()> {
+    const BYTES: libc::c_int = 8 << 20;
+    // SAFETY: the option takes an int.
+    unsafe { set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &BYTES) }
+}
+
 /// # Safety
 /// `T` must be the type that the option expects.
-unsafe fn set_option<T>(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+unsafe fn set_option<T>(fd: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: pointer and length describe `value`; its type is the caller's promise.
     check(unsafe {
         libc::setsockopt(

@@ -9,26 +9,65 @@
 //!                   └─ router-paris ──┘
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Access, Lab, NodeSpec, Spec};
+use ipnet::IpNet;
+use lab::{Access, Lab, NodeSpec, Outsider, Spec};
 use serde_json::{Value, json};
 
 use crate::support::{
-    DEADLINE, PACE, annotation, bring_up, in_lab, pod_cidr, route, same_snapshot, snapshot, wait, wait_leaders,
+    DEADLINE, annotation, bring_up, in_lab, pod_cidr, route, same_snapshot, skipped, snapshot, start_agents, wait,
+    wait_leaders, wait_route,
 };
 
-const VXLAN: [&str; 2] = ["--encapsulation-device=vxlan", "--iptables-forward-rules"];
 const NODES: [&str; 4] = ["paris-1", "paris-2", "paris-3", "rome-1"];
-/// MTU of the tunnel: 1500 less the headers of IPv4, UDP, VXLAN and Ethernet.
-const TUNNEL_MTU: usize = 1450;
 const KILO_MTU: usize = 1420;
+/// A Peer.
+const LAPTOP: [u8; 4] = [10, 5, 0, 1];
 
-fn two_subnets(spec: Spec) -> Spec {
-    let dual = |spec: Spec, name: &str, location: &str| spec.node(NodeSpec::new(name, location).dual_stack());
+/// A tunnel, and what the same test has to know of it.
+struct Tunnel {
+    flags: [&'static str; 2],
+    interface: &'static str,
+    mtu: usize,
+    dual_stack: bool,
+    /// What breaks it on a node.
+    damages: &'static [&'static str],
+    /// Makes the stranger's end of one, called `fake`, from `$OWN` to `$VICTIM`, whose interface has `$MAC`.
+    fake: &'static str,
+}
+
+const VXLAN: Tunnel = Tunnel {
+    flags: ["--encapsulation-device=vxlan", "--iptables-forward-rules"],
+    interface: "kilo-vxlan",
+    // 1500 less the headers of IPv4, UDP, VXLAN and Ethernet.
+    mtu: 1450,
+    dual_stack: true,
+    damages: &["ip link del kilo-vxlan", "ip neigh flush dev kilo-vxlan nud permanent"],
+    fake: "ip link add fake type vxlan id 1107 dstport 1107 local $OWN nolearning
+           ip neigh add $VICTIM lladdr $MAC dev fake nud permanent
+           bridge fdb add $MAC dev fake dst $VICTIM",
+};
+
+const IPIP: Tunnel = Tunnel {
+    flags: ["--encapsulation-device=ipip", "--iptables-forward-rules"],
+    interface: "tunl0",
+    // 1500 less a header of IPv4.
+    mtu: 1480,
+    dual_stack: false,
+    damages: &["ip link set tunl0 down", "ip addr flush dev tunl0"],
+    fake: "ip link add fake type ipip local $OWN remote $VICTIM",
+};
+
+fn two_subnets(spec: Spec, dual_stack: bool) -> Spec {
     let spec = spec.location("paris", Access::Elastic).location("rome", Access::Public).host("stranger", "paris");
-    NODES.iter().fold(spec, |spec, name| dual(spec, name, name.trim_end_matches(|c: char| !c.is_alphabetic())))
+    let spec = spec.location("abroad", Access::Public).host("laptop", "abroad");
+    NODES.iter().fold(spec, |spec, name| {
+        let node = NodeSpec::new(name, name.trim_end_matches(|c: char| !c.is_alphabetic()));
+        spec.node(if dual_stack { node.dual_stack() } else { node })
+    })
 }
 
 /// Puts `paris-3` behind an interface of its own of the router, which forwards no packets of pods. What it
@@ -79,76 +118,107 @@ fn make_it_hard(lab: &Lab) -> Result<()> {
 }
 
 #[test]
-fn a_location_of_two_subnets_is_joined_by_a_tunnel() -> Result<()> {
-    in_lab("encapsulation", two_subnets, |lab| {
-        split(lab)?;
-        make_it_hard(lab)?;
-        let before: Vec<_> = NODES.iter().map(|node| snapshot(lab, node)).collect::<Result<_>>()?;
-
-        bring_up(lab, &[&VXLAN[..], &["--encapsulate=always"]].concat())?;
-        for (from, to) in [("paris-1", "paris-2"), ("paris-2", "paris-3"), ("paris-2", "rome-1")] {
-            leads_by(lab, from, to, "kilo-vxlan")?;
-        }
-        ensure!(annotation(lab, "paris-2", "encapsulation-device")? == "vxlan");
-        every_path_takes_what_it_should(lab, "paris-1")?;
-        segments_are_clamped(lab)?;
-        strangers_are_kept_out(lab)?;
-        is_repaired(lab, "ip link del kilo-vxlan")?;
-        is_repaired(lab, "ip neigh flush dev kilo-vxlan nud permanent")?;
-        is_repaired(lab, "iptables-nft -w 10 -F FORWARD")?;
-
-        lab.annotate("paris-3", "leader", Some(""))?;
-        wait_leaders(lab, &["paris-3", "rome-1"])?;
-        lab.wait_mesh(DEADLINE)?;
-        every_path_takes_what_it_should(lab, "paris-3")?;
-
-        // What is undone is undone whole.
-        for (node, before) in NODES.iter().zip(&before) {
-            lab.stop_agent(node)?;
-            let kept = |line: &String| !["kilo0", "kube-bridge", "veth"].iter().any(|other| line.contains(other));
-            let (before, after) = (before.iter(), snapshot(lab, node)?);
-            let (before, after) = (before.filter(|line| kept(line)), after.iter().filter(|line| kept(line)));
-            same_snapshot(&before.cloned().collect(), &after.cloned().collect(), node)?;
-        }
-
-        let flags = [&PACE[..], &VXLAN, &["--encapsulate=crosssubnet"]].concat();
-        lab.start_agents(&flags)?;
-        lab.wait_mesh(DEADLINE)?;
-        wait(lab, "the same subnet is reached plainly, the other one by the tunnel", || {
-            leads_by(lab, "paris-1", "paris-2", "eth0")?;
-            leads_by(lab, "paris-1", "paris-3", "kilo-vxlan")?;
-            leads_by(lab, "paris-3", "paris-1", "kilo-vxlan")?;
-            leads_by(lab, "paris-1", "rome-1", "kilo-vxlan")?;
-            Ok(true)
-        })?;
-        every_path_takes_what_it_should(lab, "paris-3")
-    })
+fn a_location_of_two_subnets_is_joined_by_vxlan() -> Result<()> {
+    is_joined_by(&VXLAN)
 }
 
-/// The routes on `from` to the pods of `to`, of both families, leave by `interface`.
+#[test]
+fn a_location_of_two_subnets_is_joined_by_ipip() -> Result<()> {
+    if let Err(reason) = lab::has_link_kind("ipip") {
+        return skipped(&reason);
+    }
+    is_joined_by(&IPIP)
+}
+
+fn is_joined_by(tunnel: &Tunnel) -> Result<()> {
+    in_lab(
+        tunnel.interface,
+        |spec| two_subnets(spec, tunnel.dual_stack),
+        |lab| {
+            split(lab)?;
+            make_it_hard(lab)?;
+            let before: Vec<_> = NODES.iter().map(|node| snapshot(lab, node)).collect::<Result<_>>()?;
+
+            bring_up(lab, &[&tunnel.flags[..], &["--encapsulate=always"]].concat())?;
+            let laptop = lab.start_peer("laptop", "laptop", IpNet::from(IpAddr::from(LAPTOP)))?;
+            for (from, to) in [("paris-1", "paris-2"), ("paris-2", "paris-3"), ("paris-2", "rome-1")] {
+                leads_by(lab, from, to, tunnel.interface)?;
+            }
+            let announced = annotation(lab, "paris-2", "encapsulation-device")?;
+            ensure!(tunnel.flags[0].ends_with(&announced), "{announced}");
+            every_path_takes_what_it_should(lab, tunnel, &laptop)?;
+            segments_are_clamped(lab, tunnel)?;
+            strangers_are_kept_out(lab, tunnel)?;
+            for damage in tunnel.damages.iter().chain(&["iptables-nft -w 10 -F FORWARD"]) {
+                is_repaired(lab, damage)?;
+            }
+
+            lab.annotate("paris-3", "leader", Some(""))?;
+            wait_leaders(lab, &["paris-3", "rome-1"])?;
+            lab.wait_mesh(DEADLINE)?;
+            every_path_takes_what_it_should(lab, tunnel, &laptop).context("paris-3 leads")?;
+
+            // What is undone is undone whole.
+            for (node, before) in NODES.iter().zip(&before) {
+                lab.stop_agent(node)?;
+                // An interface that was up once has another queue, for good, and the kernel's tunl0 stays.
+                let as_is = |lines: &BTreeSet<String>| -> BTreeSet<String> {
+                    let others = ["kilo0", "kube-bridge", "veth"];
+                    let kept = lines.iter().filter(|line| !others.iter().any(|other| line.contains(other)));
+                    kept.map(|line| line.replace("qdisc noop ", "qdisc noqueue ")).collect()
+                };
+                same_snapshot(&as_is(before), &as_is(&snapshot(lab, node)?), node)?;
+            }
+
+            start_agents(lab, &[&tunnel.flags[..], &["--encapsulate=crosssubnet"]].concat())?;
+            lab.wait_mesh(DEADLINE)?;
+            wait(lab, "the same subnet is reached plainly, the other one by the tunnel", || {
+                leads_by(lab, "paris-1", "paris-2", "eth0")?;
+                leads_by(lab, "paris-1", "paris-3", tunnel.interface)?;
+                leads_by(lab, "paris-3", "paris-1", tunnel.interface)?;
+                leads_by(lab, "paris-1", "rome-1", tunnel.interface)?;
+                Ok(true)
+            })?;
+            every_path_takes_what_it_should(lab, tunnel, &laptop).context("crosssubnet")
+        },
+    )
+}
+
+/// The routes on `from` to the pods of `to`, of each family that they have, leave by `interface`.
 fn leads_by(lab: &Lab, from: &str, to: &str, interface: &str) -> Result<()> {
-    let cidrs = lab.node(to)?.spec.and_then(|spec| spec.pod_cidrs).context("no pod CIDRs")?;
-    ensure!(cidrs.len() == 2, "{cidrs:?}");
-    for cidr in cidrs {
+    for cidr in lab.node(to)?.spec.and_then(|spec| spec.pod_cidrs).context("no pod CIDRs")? {
         let route = route(lab, from, &cidr)?;
         ensure!(route.contains(&format!("dev {interface} ")), "{from} to {to}: {route:?}");
     }
     Ok(())
 }
 
-/// Full-size packets that must not be fragmented pass from pod to pod, and one byte more is told.
-fn every_path_takes_what_it_should(lab: &Lab, leader: &str) -> Result<()> {
+/// Full-size packets that must not be fragmented pass between pods, and between a pod and a Peer; one byte more
+/// is told.
+fn every_path_takes_what_it_should(lab: &Lab, tunnel: &Tunnel, laptop: &Outsider) -> Result<()> {
     for (from, to) in [("paris-1", "paris-3"), ("paris-3", "paris-2"), ("paris-2", "rome-1"), ("rome-1", "paris-2")] {
-        let mtu = if [from, to].contains(&"rome-1") { KILO_MTU } else { TUNNEL_MTU };
+        let mtu = if [from, to].contains(&"rome-1") { KILO_MTU } else { tunnel.mtu };
         for target in lab.pod_addresses(&format!("{to}-pod1"))? {
-            let pod = format!("{from}-pod1");
-            passes(lab, &pod, target, mtu).with_context(|| format!("{leader} leads"))?;
-            let (done, said) = ping(lab, &pod, target, mtu + 1)?;
-            // By a router's answer, or by the pod's own kernel, which remembers one.
-            let is_told = [" = ", "=", ": "].iter().any(|is| said.contains(&format!("mtu{is}{mtu}")));
-            ensure!(!done && is_told, "{pod} was not told that {target} takes {mtu} bytes at most: {said}");
+            takes_no_more_than(lab, &format!("{from}-pod1"), target, mtu)?;
         }
     }
+    let (pod, laptop_ip) = (lab.pod_ip("paris-3-pod1")?, IpAddr::from(LAPTOP));
+    wait(lab, "a Peer and a pod reach each other", || {
+        laptop.sync(lab)?;
+        Ok(lab.http("laptop", pod).is_ok() && lab.http("paris-2-pod1", laptop_ip).is_ok())
+    })?;
+    for (from, target) in [("paris-2-pod1", laptop_ip), ("paris-3-pod1", laptop_ip), ("laptop", pod)] {
+        takes_no_more_than(lab, from, target, KILO_MTU)?;
+    }
+    Ok(())
+}
+
+fn takes_no_more_than(lab: &Lab, from: &str, target: IpAddr, mtu: usize) -> Result<()> {
+    passes(lab, from, target, mtu)?;
+    let (done, said) = ping(lab, from, target, mtu + 1)?;
+    // By a router's answer, or by the sender's own kernel, which remembers one.
+    let is_told = [" = ", "=", ": "].iter().any(|is| said.contains(&format!("mtu{is}{mtu}")));
+    ensure!(!done && is_told, "{from} was not told that {target} takes {mtu} bytes at most: {said}");
     Ok(())
 }
 
@@ -185,8 +255,8 @@ fn counted(lab: &Lab, pod: &str) -> Result<u64> {
 }
 
 /// A connection through the tunnel offers segments that fit, although the pods' interfaces take more.
-fn segments_are_clamped(lab: &Lab) -> Result<()> {
-    for (from, to, mtu) in [("paris-1", "paris-3", TUNNEL_MTU), ("rome-1", "paris-2", KILO_MTU)] {
+fn segments_are_clamped(lab: &Lab, tunnel: &Tunnel) -> Result<()> {
+    for (from, to, mtu) in [("paris-1", "paris-3", tunnel.mtu), ("rome-1", "paris-2", KILO_MTU)] {
         let (pod, target) = (format!("{from}-pod1"), format!("{to}-pod1"));
         // IPv4 and TCP headers.
         count(lab, &target, &format!("tcp flags syn tcp option maxseg size {}", mtu - 40))?;
@@ -198,19 +268,19 @@ fn segments_are_clamped(lab: &Lab) -> Result<()> {
 
 /// One who is in the location's network, but no node, and knows all that there is to know, gets nothing into
 /// the tunnel; but would, if it were let in.
-fn strangers_are_kept_out(lab: &Lab) -> Result<()> {
+fn strangers_are_kept_out(lab: &Lab, tunnel: &Tunnel) -> Result<()> {
     let (own, victim) = (lab.addresses("stranger")?.private, lab.addresses("paris-1")?.private);
-    let link = lab.exec("paris-1", &["ip", "-o", "link", "show", "kilo-vxlan"])?;
-    let mac = link.split_once("link/ether ").and_then(|(_, rest)| rest.split(' ').next()).context("no MAC")?;
+    let link = lab.exec("paris-1", &["ip", "-o", "link", "show", tunnel.interface])?;
+    let mac = link.split_once("link/").and_then(|(_, rest)| rest.split(' ').nth(1)).context("no address")?;
     let (pods, pod) = (pod_cidr(lab, "paris-1")?, lab.pod_ip("paris-1-pod1")?.to_string());
     let lines = format!(
-        "ip link add fake type vxlan id 1107 dstport 1107 local {own} nolearning
+        "OWN={own} VICTIM={victim} MAC={mac}
+         {}
          ip addr add 10.99.0.1/32 dev fake
          ip link set fake up
          ip route add {victim} via 10.101.0.1 dev eth0
-         ip neigh add {victim} lladdr {mac} dev fake nud permanent
-         bridge fdb add {mac} dev fake dst {victim}
-         ip route add {pods} via {victim} dev fake onlink"
+         ip route add {pods} via {victim} dev fake onlink",
+        tunnel.fake
     );
     lab.exec("stranger", &["sh", "-ec", &lines])?;
     count(lab, "paris-1-pod1", "ip saddr 10.99.0.1")?;
@@ -239,11 +309,63 @@ fn is_repaired(lab: &Lab, damage: &str) -> Result<()> {
     let before = snapshot(lab, "paris-1")?;
     lab.exec("paris-1", &["sh", "-ec", damage])?;
     wait(lab, &format!("paris-1 recovers from: {damage}"), || {
-        let uncounted = |set: &std::collections::BTreeSet<String>| {
+        let uncounted = |set: &BTreeSet<String>| {
             set.iter().map(|line| line.split(" packets ").next().unwrap_or(line).to_owned()).collect()
         };
         same_snapshot(&uncounted(&before), &uncounted(&snapshot(lab, "paris-1")?), "paris-1")?;
         Ok(true)
     })?;
     lab.wait_mesh(DEADLINE).map(drop)
+}
+
+/// Another CNI's routes move packets inside of a location (`--local=false`); ours move what leaves it, with the way
+/// to the leader encapsulated.
+#[test]
+fn without_local_only_the_way_to_the_leader_is_encapsulated() -> Result<()> {
+    let shape = |spec: Spec| {
+        let spec = spec.location("paris", Access::Public).location("rome", Access::Public);
+        spec.nodes("paris", 3).nodes("rome", 1)
+    };
+    let (leader, members, elsewhere) = ("paris-1", ["paris-2", "paris-3"], "rome-1");
+    in_lab("not-local", shape, |lab| {
+        let paris = [&[leader][..], &members].concat();
+        for (host, other) in paris.iter().flat_map(|host| paris.iter().map(move |other| (host, other))) {
+            if host != other {
+                let (pods, gateway) = (pod_cidr(lab, other)?, lab.addresses(other)?.private.to_string());
+                lab.exec(host, &["ip", "route", "add", &pods, "via", &gateway, "dev", "eth0", "proto", "bird"])?;
+            }
+        }
+        let ours = pod_cidr(lab, elsewhere)?;
+        let mut tunnels = vec![&VXLAN];
+        if lab::has_link_kind("ipip").is_ok() {
+            tunnels.push(&IPIP);
+        }
+        for tunnel in tunnels {
+            start_agents(lab, &[tunnel.flags[0], "--encapsulate=always", "--local=false"])?;
+            if lab.pods().is_empty() {
+                lab.add_pods(1)?;
+            }
+            lab.wait_mesh(DEADLINE)?;
+            for host in paris.iter().copied() {
+                let wanted = if host == leader { "kilo0" } else { tunnel.interface };
+                leads_by(lab, host, elsewhere, wanted)?;
+                for other in paris.iter().filter(|other| **other != host) {
+                    let route = route(lab, host, &pod_cidr(lab, other)?)?;
+                    ensure!(route.contains("dev eth0 proto bird"), "{host} to {other}: {route}");
+                }
+                let rules = lab.exec(host, &["ip", "rule"])?;
+                ensure!(!rules.contains("lookup 1107"), "{host}: {rules}");
+            }
+            takes_no_more_than(lab, "paris-3-pod1", lab.pod_ip("rome-1-pod1")?, KILO_MTU)?;
+            takes_no_more_than(lab, "rome-1-pod1", lab.pod_ip("paris-3-pod1")?, KILO_MTU)?;
+            for node in lab.nodes() {
+                lab.stop_agent(&node)?;
+            }
+            wait_route(lab, &members, &ours, false)?;
+            for other in members {
+                ensure!(!route(lab, leader, &pod_cidr(lab, other)?)?.is_empty(), "the other CNI's route is gone");
+            }
+        }
+        Ok(())
+    })
 }

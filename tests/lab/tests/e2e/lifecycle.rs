@@ -64,7 +64,7 @@ fn a_clean_stop_leaves_nothing_behind() -> Result<()> {
         // No pods: what the CNI plugins make is not the agent's.
         let nodes = lab.nodes();
         let before = states(lab, &nodes)?;
-        start_agents(lab, &[])?;
+        start_agents(lab, &["--clean-up-interface"])?;
         lab.wait_mesh(DEADLINE)?;
         lab.apply_peer(
             "laptop",

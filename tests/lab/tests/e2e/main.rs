@@ -25,6 +25,7 @@ mod hostile;
 mod http;
 mod image;
 mod join;
+mod kernel;
 mod kgctl;
 mod lifecycle;
 mod manifests;

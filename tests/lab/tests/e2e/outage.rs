@@ -27,7 +27,7 @@ fn while_the_api_server_is_away_not_one_packet_is_lost() -> Result<()> {
         // Twice, six times as long as a node may be silent. In between, an agent dies.
         let gone = pod_cidr(lab, "oslo-1")?;
         lab.api_stop()?;
-        let silence = 2 * CHECK_IN * 6;
+        let silence = 2 * *CHECK_IN * 6;
         for flow in &flows {
             wait_answers(lab, flow, 25 * silence.as_secs())?;
         }

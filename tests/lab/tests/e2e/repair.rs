@@ -41,6 +41,7 @@ fn what_others_remove_is_put_back() -> Result<()> {
             "ip link set kilo0 down".to_owned(),
             "ip link set kilo0 mtu 1280".to_owned(),
             "ip link del kilo0".to_owned(),
+            "wg set kilo0 peer $(wg show kilo0 peers) remove".to_owned(),
         ] {
             is_repaired(lab, "paris-1", &damage)?;
         }

@@ -2,19 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use lab::{Access, Api, Flow, Lab, Spec};
 
-/// How long a condition may take to come true. Generous: the machine may be busy with other things.
+/// How long a condition may take to come true, times [`lab::patience`]. Generous: the machine may be busy
+/// with other things.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The check-in period of all agents; others are left out of the mesh after twice as long.
-pub const CHECK_IN: Duration = Duration::from_secs(1);
+pub static CHECK_IN: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(1) * lab::patience());
 
 /// Flags of every agent.
-pub const PACE: [&str; 2] = ["--check-in-period=1s", "--resync-period=2s"];
+pub static PACE: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let seconds = CHECK_IN.as_secs();
+    let flags = [format!("--check-in-period={seconds}s"), format!("--resync-period={}s", 2 * seconds)];
+    flags.map(|flag| &*flag.leak()).to_vec()
+});
 
 /// A session is renewed after this many seconds by itself (WireGuard whitepaper, section 6.1).
 const REKEY_AFTER: u64 = 120;
@@ -74,7 +80,7 @@ pub fn bring_up(lab: &Lab, flags: &[&str]) -> Result<()> {
 
 /// Starts all agents with [`PACE`] and `flags`.
 pub fn start_agents(lab: &Lab, flags: &[&str]) -> Result<()> {
-    lab.start_agents(&[&PACE, flags].concat())
+    lab.start_agents(&[&PACE[..], flags].concat())
 }
 
 /// Adds a node, its agent and one pod; gives the pod's name.
