@@ -4,6 +4,7 @@
 mod codec;
 #[path = "../common/mod.rs"]
 mod common;
+mod conflist;
 mod connect;
 mod forward;
 mod generate;
