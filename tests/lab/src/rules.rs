@@ -150,16 +150,15 @@ impl Rules<'_> {
     /// Each pod is behind a service of its own, all of them behind another one: pods and nodes ask their
     /// cluster IPs, and pods, nodes and the internet their node ports on each node.
     pub fn services(&self, mode: ProxyMode) -> Result<()> {
-        let lab = self.lab;
-        self.with_services(mode, |clients, services| {
-            lab.wait_until(self.limit, &format!("services by {mode:?} lead to their pods"), || {
+        self.with_services(mode, |_, services| {
+            self.lab.wait_until(self.limit, &format!("services by {mode:?} lead to their pods"), || {
+                // Anew each time: the nodes' addresses follow the mesh.
+                let clients = &self.clients()?;
                 let results: Vec<Result<()>> = thread::scope(|scope| {
-                    let workers: Vec<_> =
-                        clients.iter().map(|client| scope.spawn(|| self.asks(client, clients, services))).collect();
-                    workers
-                        .into_iter()
-                        .map(|worker| worker.join().unwrap_or_else(|_| bail!("a thread panicked")))
-                        .collect()
+                    let ask = |client| scope.spawn(move || self.asks(client, clients, services));
+                    let workers: Vec<_> = clients.iter().map(ask).collect();
+                    let joined = workers.into_iter().map(|worker| worker.join());
+                    joined.map(|result| result.unwrap_or_else(|_| bail!("a thread of the lab panicked"))).collect()
                 });
                 results.into_iter().collect::<Result<()>>()?;
                 self.internet_asks(clients, services)?;

@@ -79,14 +79,20 @@ fn pods_of_macvlan() -> Result<()> {
     mesh_of("macvlan", &plugin, "ip link add pods0 link eth0 type macvlan mode bridge")
 }
 
-/// As macvlan. In modes l3 and l3s, packets leave by the master whatever the host's routes say.
+/// As macvlan, but over an interface that leads nowhere: what arrives at the master for a pod is the pod's at once,
+/// so that over eth0 the host could not translate a service's answers back. In modes l3 and l3s, packets leave by the
+/// master whatever the host's routes say.
 #[test]
 fn pods_of_ipvlan() -> Result<()> {
     if let Err(reason) = lab::has_link_kind("ipvlan") {
         return skipped(&reason);
     }
-    let plugin = json!({ "type": "ipvlan", "master": "eth0", "mode": "l2", "mtu": 1420 });
-    mesh_of("ipvlan", &plugin, "ip link add pods0 link eth0 type ipvlan mode l2")
+    let plugin = json!({ "type": "ipvlan", "master": "pods", "mode": "l2", "mtu": 1420 });
+    let prepare = "ip link add pods type veth peer name nowhere
+        ip link set pods up
+        ip link set nowhere up
+        ip link add pods0 link pods type ipvlan mode l2";
+    mesh_of("ipvlan", &plugin, prepare)
 }
 
 /// A VLAN of the node itself: both ends of a veth pair carry it, one the pod's, the other the host's.
