@@ -12,7 +12,8 @@ use crate::spec::Api;
 use crate::{api, cni};
 
 /// Programs that every lab runs, and the Debian packages they are in.
-const PROGRAMS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("wg", "wireguard-tools")];
+const PROGRAMS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("nft", "nftables"), ("setpriv", "util-linux"), ("wg", "wireguard-tools")];
 const PLUGINS: [&str; 3] = ["bridge", "host-local", "portmap"];
 
 /// Whether a lab with this API server can run here; if not, why not.
