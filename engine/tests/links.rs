@@ -72,7 +72,7 @@ fn a_link_that_is_full_or_gone_costs_the_others_nothing() {
                 std::thread::sleep(Duration::from_millis(3));
             }
         });
-        let end = End(over);
+        let end = flood::End(over);
         // The buffer of a socket that asks for 7 MB is full of 6,000 of them.
         wait_until("the slow link's queue is long", 6 * SOON, || backlog(hub, "eth2") > 7_000);
         for (from, to, address) in [(hub, &star.ends[1], "10.77.0.3"), (&star.ends[1], hub, "10.77.0.1")] {
@@ -82,15 +82,6 @@ fn a_link_that_is_full_or_gone_costs_the_others_nothing() {
     });
     let drops = star.devices[0].stats().drops;
     assert!(drops.udp_send > 0, "the one that cannot be reached: {drops:?}");
-}
-
-/// Ends the work of another thread, also when this one panics.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// The end's router, so to say, lets in only what comes from the address that was spoken to.

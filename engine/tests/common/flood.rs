@@ -30,8 +30,8 @@ pub fn initiations(receiver: [u8; 32]) -> Vec<Vec<u8>> {
     (0..BURST).map(one).collect()
 }
 
-/// Ends the flood, also when the work panics.
-struct End<'a>(&'a AtomicBool);
+/// Ends what another thread does beside the work, also when that panics.
+pub struct End<'a>(pub &'a AtomicBool);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
