@@ -11,6 +11,7 @@ pub mod device;
 pub mod diagnose;
 pub mod duration;
 pub mod encapsulation;
+pub mod events;
 pub mod flags;
 pub mod health;
 pub mod host;

@@ -23,6 +23,7 @@ use topology::{
     cni::PodNetwork,
     discovery::{Addresses, Candidates, choose},
     nat,
+    news::{News, Reason, Teller},
     plan::Encapsulation,
     report::{ApiProblem, PATCH, Problem, Report, Watch, unix_seconds},
 };
@@ -32,6 +33,7 @@ use crate::{
     apply::Applier,
     cluster::{Event, LONGEST_ATTEMPT},
     debounce::Debounce,
+    events,
     flags::Options,
     health::Pulse,
     host::{Facts, Failure, Host},
@@ -70,6 +72,8 @@ pub struct Channels {
     pub topology: watch::Sender<Option<Arc<Topology>>>,
     /// Where others read what became of it on this node.
     pub report: watch::Sender<Report>,
+    /// What people should see at the objects themselves.
+    pub news: events::Sender,
 }
 
 /// Why the loop ended although nobody asked it to.
@@ -102,6 +106,7 @@ pub struct Mesh<H> {
     /// Whether the host was looked at, so that there is something to announce.
     has_reconciled: bool,
     told: Told,
+    teller: Teller,
 }
 
 impl<H: Host> Mesh<H> {
@@ -134,6 +139,7 @@ impl<H: Host> Mesh<H> {
             last_seen: wall_clock(),
             has_reconciled: false,
             told: Told::default(),
+            teller: Teller::default(),
         }
     }
 
@@ -305,6 +311,7 @@ impl<H: Host> Mesh<H> {
         let mut failures = Vec::new();
         if let Some(topology) = self.topology(&own) {
             failures = self.play_part_in(&topology, facts, &channels.report).await;
+            self.tell_news(&topology, &channels.news);
             channels.topology.send_replace(Some(Arc::new(topology)));
         }
         if self.options.cni_path.is_some() && !own.pod_cidrs.is_empty() {
@@ -321,6 +328,20 @@ impl<H: Host> Mesh<H> {
         let device = mtu::choose(self.options.mtu, facts, internal_ips);
         let mtu = mtu::of_pods(device, self.identity.tunnel, facts, internal_ips, &cidrs);
         PodNetwork { cidrs, mtu }
+    }
+
+    /// Has people told what is new, at the objects that it is about.
+    fn tell_news(&mut self, topology: &Topology, to: &events::Sender) {
+        let unresolved = self.resolver.known().into_iter().filter_map(|(host, name)| {
+            let message = format!("{host}: {}", name.error.filter(|_| name.address.is_none())?);
+            Some(News { object: name.object, reason: Reason::EndpointUnresolved, message })
+        });
+        let warnings = self.state.complaints().chain(self.told.warned()).map(News::from);
+        let all: Vec<News> = warnings.chain(unresolved).collect();
+        for news in self.teller.news(&self.name, topology, all.into_iter()) {
+            // When so much is waiting, this is lost; the log has it.
+            drop(to.try_send(news));
+        }
     }
 
     fn candidates(&self, facts: &Facts, own: &Node) -> Candidates {

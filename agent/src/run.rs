@@ -20,7 +20,7 @@ use crate::{
     cluster::{self, Client},
     device::{self, DeviceFactory, choice::Choice},
     diagnose::Diagnoser,
-    encapsulation,
+    encapsulation, events,
     flags::Options,
     health::Pulse,
     http,
@@ -90,6 +90,9 @@ async fn run(options: Options) -> Result<()> {
     let source = options.pod_cidr_source.clone();
     let pod_cidrs = cluster::watch_pod_cidrs(client.clone(), source, name.clone(), sender, renewed);
     tasks.spawn(watched("the watch of pod CIDRs", pod_cidrs));
+    let (news, told) = events::channel();
+    let teller = events::run(client.clone(), name.to_string(), told, metrics.clone());
+    tasks.spawn(watched("the writing of Events", teller));
     let (limits, http_port) = (limits(&options), listener.local_addr()?.port());
     let (metrics_shown, pulse_shown) = (metrics.clone(), pulse.clone());
     let shared = http::Shared::new(metrics_shown, pulse_shown, latest, reporter, prober, diagnoser, limits, http_port);
@@ -106,7 +109,7 @@ async fn run(options: Options) -> Result<()> {
     let resolver = Resolver::new(resolver::system(), options.resync_period);
     let writer = Writer::new(client, name.to_string());
     let mesh = Mesh::new(options, name, identity, applier, resolver, writer, metrics);
-    let channels = Channels { events, host_changes, questions, renewal, pulse, topology, report };
+    let channels = Channels { events, host_changes, questions, renewal, pulse, topology, report, news };
     tokio::select! {
         result = mesh.run(channels, stop) => Ok(result?),
         Some(ended) = tasks.join_next() => Err(ended.unwrap_or_else(anyhow::Error::from)),

@@ -284,6 +284,11 @@ impl State {
         self.peers.values()
     }
 
+    /// What of the objects makes no sense.
+    pub fn complaints(&self) -> impl Iterator<Item = &Warning> {
+        self.complaints.0.values().flatten()
+    }
+
     /// What of the cluster cannot be read at `now`. An attempt that fails is told, one that succeeds only
     /// once something changes: what was not heard again within `limit`, in which the next attempt would have
     /// failed, is over.

@@ -45,6 +45,11 @@ impl Told {
         self.warnings = warnings;
     }
 
+    /// What of the mesh was left out last.
+    pub fn warned(&self) -> impl Iterator<Item = &Warning> {
+        self.warnings.iter()
+    }
+
     /// The nodes that are no part of the mesh now, with the reason.
     pub fn left_out(&mut self, left_out: BTreeMap<NodeName, String>) {
         for (node, reason) in &left_out {

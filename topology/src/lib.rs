@@ -31,6 +31,7 @@ pub mod model;
 pub mod name;
 pub mod nat;
 pub mod network;
+pub mod news;
 pub mod peer;
 pub mod plan;
 pub mod probe;

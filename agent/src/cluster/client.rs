@@ -1,11 +1,12 @@
-//! The connection to the API server, and the only thing that the agent ever writes there: annotations of
-//! the own Node.
+//! The connection to the API server, and the only things that the agent ever writes there: annotations of the
+//! own Node, and Events.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use k8s_openapi::api::core::v1::Event;
 use kube::{
     Api, Config,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, PostParams},
     client::AuthError,
 };
 use serde_json::Value;
@@ -164,6 +165,13 @@ impl Client {
         let answer = tokio::time::timeout(limit, answer).await;
         let answer = answer.unwrap_or_else(|_| Err(no_answer(limit)));
         answer.map_err(|error| ApiError::new(asked, &self.server, error))
+    }
+
+    /// Creates an Event in `namespace`.
+    pub async fn create_event(&self, namespace: &str, event: &Event) -> Result<(), ApiError> {
+        let events: Api<Event> = Api::namespaced(self.kube.clone(), namespace);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        self.answer("create events".to_owned(), WRITE_LIMIT, events.create(&params, event)).await.map(drop)
     }
 
     /// Applies the JSON merge patch `patch` to the Node called `name` and returns the annotations

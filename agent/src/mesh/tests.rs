@@ -136,6 +136,7 @@ impl Lab {
             pulse: Pulse::new(Duration::from_secs(3600)),
             topology: topology_out,
             report: report_out,
+            news: events::channel().0,
         };
         let task = tokio::spawn(mesh.run(channels, stop.clone()));
         Self { fake, metrics, events, host_changes, topology, report, questions, stop, task }

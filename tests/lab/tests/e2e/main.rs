@@ -31,6 +31,7 @@ mod lifecycle;
 mod manifests;
 mod membership;
 mod mesh;
+mod monitoring;
 mod names;
 mod nat;
 mod outage;
