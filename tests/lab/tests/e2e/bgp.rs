@@ -1,6 +1,6 @@
 //! Routers that tell each other their pod CIDRs by BGP, inside a location: BIRD itself, as it is or as part of
 //! other providers, and in the same way kube-router. The mesh only joins the locations: `--cni=false
-//! --local=false`. docs/cni/bgp.md shows the same.
+//! --local=false`, with and without `--compatibility`. docs/cni/bgp.md shows the same.
 
 use std::fs;
 
@@ -20,9 +20,6 @@ fn two_locations(spec: Spec) -> Spec {
         .fold(spec, |spec, (location, node)| spec.node(NodeSpec::new(node, location).dual_stack()))
 }
 
-/// Routes of BIRD give way to the mesh's (IPv6's default metric is 1024), where both lead to the same pods.
-const METRIC: u32 = 2048;
-
 /// A configuration as kube-router's: a session with each other node of the location, in one AS, and the own pod
 /// CIDRs are announced.
 fn configuration(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<String> {
@@ -32,7 +29,7 @@ fn configuration(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<String> {
     for (family, cidr) in ["ipv4", "ipv6"].iter().zip(&cidrs) {
         text += &format!(
             "protocol static {{ {family}; route {cidr} unreachable; }}\n\
-             protocol kernel {{ metric {METRIC}; {family} {{ import none; export where source = RTS_BGP; }}; }}\n"
+             protocol kernel {{ {family} {{ import none; export where source = RTS_BGP; }}; }}\n"
         );
         for neighbour in neighbours.iter().filter(|neighbour| **neighbour != node) {
             let other = lab.addresses(neighbour)?;
@@ -83,15 +80,24 @@ fn bgp_inside_the_locations_and_the_mesh_between_them() -> Result<()> {
             }
         }
         lab.add_pods(1)?;
-        for (granularity, neighbour) in [("location", "proto bird"), ("full", "dev kilo0")] {
-            let flags = ["--cni=false", "--local=false", &format!("--mesh-granularity={granularity}")];
+        // At granularity full both know a way to a neighbour's pods. BIRD's metric is 32: less than that of our routes
+        // in IPv6, which therefore need the table that --compatibility gives them.
+        for (granularity, compatibility, neighbour) in
+            [("location", "", "proto bird"), ("location", "bird", "proto bird"), ("full", "bird", "dev kilo0")]
+        {
+            let flags = [
+                "--cni=false",
+                "--local=false",
+                &format!("--mesh-granularity={granularity}"),
+                &format!("--compatibility={compatibility}"),
+            ];
             lab.start_agents(&[&PACE[..], &flags].concat())?;
             wait(lab, "each way is whose it should be", || {
                 leads_by(lab, "paris-1", "paris-2", neighbour)?;
                 leads_by(lab, "paris-2", "oslo-2", "proto static")?;
                 Ok(true)
             })?;
-            lab.rules(DEADLINE).all().with_context(|| granularity.to_owned())?;
+            lab.rules(DEADLINE).all().with_context(|| format!("{flags:?}"))?;
             for node in lab.nodes() {
                 lab.stop_agent(&node)?;
             }
