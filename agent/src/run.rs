@@ -95,7 +95,9 @@ async fn run(options: Options) -> Result<()> {
     tasks.spawn(watched("the writing of Events", teller));
     let (limits, http_port) = (limits(&options), listener.local_addr()?.port());
     let (metrics_shown, pulse_shown) = (metrics.clone(), pulse.clone());
-    let shared = http::Shared::new(metrics_shown, pulse_shown, latest, reporter, prober, diagnoser, limits, http_port);
+    let sources =
+        http::Sources { metrics: metrics_shown, pulse: pulse_shown, topology: latest, reporter, prober, diagnoser };
+    let shared = http::Shared::new(sources, limits, http_port);
     tasks.spawn(serve(listener, shared));
 
     let identity = Identity {

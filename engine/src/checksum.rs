@@ -47,7 +47,8 @@ pub(crate) fn store(packet: &mut [u8], offset: usize, sum: u64) {
     packet[offset..offset + 2].copy_from_slice(&(!fold(sum)).to_ne_bytes());
 }
 
-/// As [`store`], but never the value 0, which in UDP means "no checksum" (RFC 768).
+/// As [`store`], but never the value 0, which in UDP means "no checksum" (RFC 768). TCP takes both, and gets the
+/// same from the kernel (`skb_checksum_help`, net/core/dev.c).
 pub(crate) fn store_nonzero(packet: &mut [u8], offset: usize, sum: u64) {
     let value = match !fold(sum) {
         0 => 0xffff,

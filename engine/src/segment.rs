@@ -180,6 +180,6 @@ impl Cut {
         }
         transport[TCP_CHECKSUM..TCP_CHECKSUM + 2].fill(0);
         let sum = pseudo + checksum::sum(transport);
-        checksum::store(transport, TCP_CHECKSUM, sum);
+        checksum::store_nonzero(transport, TCP_CHECKSUM, sum);
     }
 }

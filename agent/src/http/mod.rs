@@ -64,19 +64,26 @@ pub struct Shared {
     dot: &'static str,
 }
 
+/// What there is to show, and who looks and tries on request.
+pub struct Sources {
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+    /// Whether the event loop turns.
+    pub pulse: Pulse,
+    /// The mesh.
+    pub topology: LatestTopology,
+    /// What the agent did, and what its device says.
+    pub reporter: Reporter,
+    /// Who tries paths.
+    pub prober: Prober,
+    /// Who looks at the host.
+    pub diagnoser: Diagnoser,
+}
+
 impl Shared {
-    /// Shows `metrics`, `pulse`, `topology`, what `reporter` collects, judged by `limits`, and `diagnoser` finds,
-    /// and lets `prober` try things. Other agents listen at `port`.
-    pub fn new(
-        metrics: Arc<Metrics>,
-        pulse: Pulse,
-        topology: LatestTopology,
-        reporter: Reporter,
-        prober: Prober,
-        diagnoser: Diagnoser,
-        limits: Limits,
-        port: u16,
-    ) -> Self {
+    /// Shows `sources`, judged by `limits`. Other agents listen at `port`.
+    pub fn new(sources: Sources, limits: Limits, port: u16) -> Self {
+        let Sources { metrics, pulse, topology, reporter, prober, diagnoser } = sources;
         let (reporter, prober, diagnoser) = (Arc::new(reporter), Arc::new(prober), Arc::new(diagnoser));
         let (drawing, others) = (Arc::new(Semaphore::new(1)), Arc::new(Others::new(port)));
         Self { metrics, pulse, topology, reporter, prober, diagnoser, others, limits, drawing, dot: "dot" }
@@ -165,7 +172,8 @@ mod tests {
     pub(super) fn shared(pulse: Pulse, topology: LatestTopology) -> Shared {
         let prober = Prober::new("a".into(), "kilo0".into(), topology.clone());
         let limits = Limits { watch: Duration::from_secs(90), applied: Duration::from_secs(150) };
-        Shared::new(Arc::default(), pulse, topology, reporter(), prober, diagnoser(), limits, 1)
+        let (metrics, reporter, diagnoser) = (Arc::default(), reporter(), diagnoser());
+        Shared::new(Sources { metrics, pulse, topology, reporter, prober, diagnoser }, limits, 1)
     }
 
     /// The status line and the body of what a server with `topology` answers to `path`.

@@ -16,7 +16,7 @@ use agent::{
     diagnose::Diagnoser,
     flags::Args,
     health::Pulse,
-    http::{self, Reporter, Shared, Statistics},
+    http::{self, Reporter, Shared, Sources, Statistics},
     probe::Prober,
 };
 use clap::Parser;
@@ -113,16 +113,16 @@ fn serve(runtime: &Runtime, listener: TcpListener, name: &str, mesh: &Arc<Topolo
     let (name, latest) = (report.node.clone(), watch::channel(Some(mesh.clone())).1);
     let reported = watch::channel(report).1;
     let options = Args::parse_from(["kg", "--encapsulate=never"]).validate().unwrap();
-    let shared = Shared::new(
-        Arc::default(),
-        Pulse::new(Duration::from_secs(3600)),
-        latest.clone(),
-        Reporter::new(reported.clone(), questioner),
-        Prober::new(name, "kilo0".into(), latest),
-        Diagnoser::new(&options, reported),
-        Limits { watch: Duration::from_secs(90), applied: Duration::from_secs(150) },
-        port,
-    );
+    let sources = Sources {
+        metrics: Arc::default(),
+        pulse: Pulse::new(Duration::from_secs(3600)),
+        topology: latest.clone(),
+        reporter: Reporter::new(reported.clone(), questioner),
+        prober: Prober::new(name, "kilo0".into(), latest),
+        diagnoser: Diagnoser::new(&options, reported),
+    };
+    let limits = Limits { watch: Duration::from_secs(90), applied: Duration::from_secs(150) };
+    let shared = Shared::new(sources, limits, port);
     runtime.spawn(http::serve(listener, shared));
 }
 

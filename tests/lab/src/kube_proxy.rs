@@ -174,7 +174,7 @@ fn nftables(pods: IpNet, services: &[&Service]) -> String {
          masquerade fully-random\n}}\n"
     );
     let (mut addresses, mut ports) = (Vec::new(), Vec::new());
-    for Service { name, address, node_port, endpoints } in services.iter().copied() {
+    for Service { name, address, node_port, endpoints } in services {
         let choice: Vec<_> =
             (0..endpoints.len()).map(|number| format!("{number} : goto endpoint-{name}-{number}")).collect();
         for (number, endpoint) in endpoints.iter().enumerate() {

@@ -274,7 +274,10 @@ impl Rules<'_> {
         host.nft(&policy_rules(address, source))?;
         for ip in [address, service.0.address] {
             let to = SocketAddr::new(ip, HTTP_PORT);
-            self.ask(&welcome.name, &Question { to, answers: &[server.name.clone()], source: Source::Own })?;
+            self.ask(
+                &welcome.name,
+                &Question { to, answers: std::slice::from_ref(&server.name), source: Source::Own },
+            )?;
             for other in others.clone().filter(|other| other.name != welcome.name) {
                 self.is_refused(&other.name, to)?;
             }
