@@ -52,6 +52,8 @@ fn transfers_arrive_intact_over_several_queues() {
         return;
     }
     let pair = Pair::with(|options| options.queues = 3.try_into().unwrap());
+    // B is not told where A is, and until it knows, what it sends to A is answered as unreachable.
+    pair.a.ping("10.77.0.2");
     std::thread::scope(|scope| {
         for (address, from, to) in [
             ("10.77.0.2", &pair.a, &pair.b),
