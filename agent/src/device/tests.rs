@@ -14,7 +14,7 @@ use topology::{DevicePeer, Endpoint, Seconds, SecretKey, ini::Conf};
 use super::*;
 use crate::{
     namespace::{inside, ip, run},
-    os::{Netlink, kernel::has_wireguard, key::public},
+    os::{Netlink, kernel::has_wireguard, key::public, links},
     testing::Fake,
 };
 
@@ -137,6 +137,19 @@ impl Bench {
     fn ip(&self, arguments: &str) -> Option<String> {
         self.fake.is_none().then(|| ip(&arguments.replace("DEV", self.interface.as_str())))
     }
+}
+
+/// Waits until a device in userspace is gone with its owner: a program that another test starts at the moment has our
+/// descriptors, too, from its fork to its exec.
+async fn gone(netlink: &Netlink, interface: &InterfaceName) {
+    let is_there = async || links::find(netlink, interface).await.unwrap().is_some();
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while is_there().await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
 }
 
 /// What wg(8) says of an interface.
@@ -514,12 +527,16 @@ fn a_node_moves_between_userspace_and_the_kernel() {
         let (kernel, userspace) = (kernel(&netlink, &interface), userspace(&netlink, &interface));
         let peers = [(1, full(&["10.42.1.0/24"], "192.0.2.1:1"))];
         let mut shown = Vec::new();
-        for factory in [&userspace, &kernel, &userspace, &kernel] {
+        for (factory, goes_with_owner) in [(&userspace, true), (&kernel, false), (&userspace, true), (&kernel, false)] {
             let mut made = factory.create(1380).await.unwrap();
             assert_eq!(made.present.peers, BTreeMap::new());
             no_errors(made.device.apply(&DeviceDiff { listen_port: Some(1001), ..set(&peers) }).await);
             ip(&format!("link set {interface} up"));
             shown.push(run(&format!("wg showconf {interface}")));
+            drop(made);
+            if goes_with_owner {
+                gone(&netlink, &interface).await;
+            }
         }
         assert!(shown[0].contains("PresharedKey"), "{}", shown[0]);
         assert!(shown.iter().all(|text| *text == shown[0]), "the same keys, addresses and peers: {shown:#?}");
