@@ -139,8 +139,8 @@ impl<H: Host> Applier<H> {
         self.missing.as_ref().map(|missing| missing.retry_at)
     }
 
-    /// Undoes everything, as far as possible. An interface that can outlive the agent does, unless it is
-    /// to be deleted.
+    /// Undoes everything, as far as possible. An interface of the kernel stays unless it is to be deleted; one in
+    /// userspace is of no use to anybody without the agent.
     pub async fn clean_up(&mut self, delete_interface: bool) -> Vec<Failure> {
         let mut failures = self.host.set_routes(&BTreeSet::new()).await;
         failures.extend(self.host.set_rules(&BTreeSet::new()).await);
@@ -149,7 +149,8 @@ impl<H: Host> Applier<H> {
         failures.extend(self.host.set_firewall(None).await);
         self.told = DevicePlan::default();
         // The interface takes its addresses with it.
-        if let Some(current) = self.device.take().filter(|_| delete_interface)
+        let goes = |current: &Current| delete_interface || current.device.backend() == Backend::Userspace;
+        if let Some(current) = self.device.take().filter(goes)
             && let Err(error) = current.device.delete().await
         {
             failures.push(Failure::new("device", error));
@@ -172,7 +173,7 @@ impl<H: Host> Applier<H> {
             return Some(missing.failure.clone());
         }
         match self.factory.create(mtu).await {
-            Ok(Made { device, index, present }) => {
+            Ok(Made { device, index, present, .. }) => {
                 self.device = Some(Current { device, index });
                 self.told = present;
                 self.missing = None;

@@ -163,6 +163,7 @@ async fn device_factory(options: &Options, key: &KeyPair, netlink: Netlink) -> B
         key: key.secret.clone(),
         mark: 0,
         make: options.create_interface,
+        persistent: true,
     };
     let Choice { backend, reason } = device::choice::choose(options.wireguard, settings.make, &netlink).await;
     info!(wireguard = %backend, reason, "WireGuard chosen");

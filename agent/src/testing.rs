@@ -37,6 +37,8 @@ pub struct World {
     pub device: Option<DevicePlan>,
     /// A device that outlived the last agent, with what it has.
     pub left_behind: Option<DevicePlan>,
+    /// Whether the device is the kernel's.
+    pub in_kernel: bool,
     /// How many devices there were.
     pub made: u32,
     pub statistics: Vec<PeerStatistics>,
@@ -161,8 +163,8 @@ impl Fake {
         world.made += 1;
         let index = world.made;
         world.facts.interfaces.insert(interface, Interface { index, ..Interface::default() });
-        let call = if world.left_behind.is_some() { "take" } else { "create" };
-        world.calls.push(call.to_owned());
+        let found = world.left_behind.is_some();
+        world.calls.push(if found { "take" } else { "create" }.to_owned());
         let present = match world.left_behind.take() {
             Some(present) => present,
             None => {
@@ -171,7 +173,7 @@ impl Fake {
             }
         };
         world.device = Some(present.clone());
-        Ok(Made { device: Box::new(self.clone()), index, present })
+        Ok(Made { device: Box::new(self.clone()), index, found, present })
     }
 
     fn apply_now(&self, diff: &DeviceDiff) -> Vec<DeviceError> {
@@ -223,6 +225,10 @@ impl Device for Fake {
         ready(self.apply_now(diff)).boxed()
     }
 
+    fn initiate_handshakes(&mut self) {
+        self.world().calls.push("initiate handshakes".to_owned());
+    }
+
     fn statistics(&mut self) -> BoxFuture<'_, Result<Vec<PeerStatistics>, DeviceError>> {
         ready(Ok(self.statistics_now())).boxed()
     }
@@ -236,6 +242,6 @@ impl Device for Fake {
     }
 
     fn backend(&self) -> Backend {
-        Backend::Userspace
+        if self.world().in_kernel { Backend::Kernel } else { Backend::Userspace }
     }
 }

@@ -23,6 +23,10 @@ pub struct Options {
     pub uapi_dir: Option<PathBuf>,
     /// Use segmentation and coalescing offloads of TUN and UDP where the kernel has them.
     pub offload: bool,
+    /// The interface outlives the device, with its addresses and the routes that lead to it, and a device takes the one
+    /// that another left instead of making one. It is for the owner to see that this is one that nobody uses
+    /// (several processes may have queues of one interface), and to delete it in the end.
+    pub persistent: bool,
     /// Threads for each direction, each with a queue of the interface and UDP sockets of its own. The kernel keeps
     /// the packets of a flow, and the datagrams of a peer, in one queue, and so in order.
     pub queues: NonZeroUsize,
@@ -32,7 +36,8 @@ pub struct Options {
 const MAX_QUEUES: usize = 8;
 
 impl Options {
-    /// The usual device: MTU 1420, offloads on, a socket in [`DEFAULT_UAPI_DIR`], and a queue for every two cores.
+    /// The usual device: MTU 1420, offloads on, not persistent, a socket in [`DEFAULT_UAPI_DIR`], and a queue for every
+    /// two cores.
     pub fn new(name: impl Into<String>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
@@ -40,6 +45,7 @@ impl Options {
             mtu: 1420,
             uapi_dir: Some(PathBuf::from(DEFAULT_UAPI_DIR)),
             offload: true,
+            persistent: false,
             queues: NonZeroUsize::new((cores / 2).min(MAX_QUEUES)).unwrap_or(NonZeroUsize::MIN),
         }
     }

@@ -107,6 +107,7 @@ impl<'a> Control<'a> {
         if let Some(identity) = self.shared.identity() {
             identity.tick(self.shared.now());
         }
+        self.shared.greet_some();
         self.let_time_pass(&self.shared.all_peers());
     }
 

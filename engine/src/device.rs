@@ -14,7 +14,8 @@ use crate::{DeviceStats, Drops, Error, Options, PeerConfig, PublicKey, Secret, c
 /// A WireGuard interface and the threads that move its packets.
 ///
 /// Addresses, routes and whether the interface is up are the owner's business, as with any
-/// other interface. Dropping the device ends its threads and removes the interface.
+/// other interface. Dropping the device ends its threads and removes the interface, unless that is
+/// [persistent](Options::persistent).
 pub struct Device {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -22,7 +23,8 @@ pub struct Device {
 
 impl Device {
     /// Makes the TUN interface, down, in the network namespace of the calling thread, where its
-    /// sockets stay too, and binds them to a free UDP port.
+    /// sockets stay too, and binds them to a free UDP port. A [persistent](Options::persistent) interface that is
+    /// there is taken as it is, up or down, but for the MTU.
     ///
     /// # Errors
     /// If the name is not a valid one or taken, or the kernel refuses the interface (which needs
@@ -108,6 +110,14 @@ impl Device {
     /// Removes the peer, its sessions and its allowed IPs, if there is one.
     pub fn remove_peer(&self, key: &PublicKey) {
         self.shared.remove_peer(key);
+    }
+
+    /// Begins a handshake with every peer that has an endpoint and no session, some at a time, as soon as the interface
+    /// is up. For an owner whose earlier device had sessions: the peers still use them, and would notice only after 15
+    /// seconds without answer.
+    pub fn initiate_handshakes(&self) {
+        self.shared.greetings.add_all(self.shared.all_peers().iter().map(|peer| *peer.public_key()));
+        self.shared.greet_some();
     }
 
     /// Packets that went nowhere since the device was made; cheaper than all of [`stats`](Self::stats).

@@ -57,6 +57,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the kernel said, as errno(3) numbers it, if it was the kernel that refused.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Tun { source, .. }
+            | Self::Udp { source, .. }
+            | Self::Uapi { source, .. }
+            | Self::Thread { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// Whether somebody else has the port.
     pub(crate) fn is_taken(&self) -> bool {
         matches!(self, Self::Udp { source, .. } if source.kind() == io::ErrorKind::AddrInUse)

@@ -51,6 +51,7 @@ mod egress;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
+mod greetings;
 mod identity;
 mod inbox;
 mod ingress;

@@ -276,6 +276,15 @@ impl Peer {
         }
     }
 
+    /// Calls for a handshake, unless there is a session or nowhere to send to. Returns whether it did.
+    pub(crate) fn greet(&self, now: u64) -> bool {
+        let calls = self.path().is_some() && self.session(now).is_none();
+        if calls {
+            self.call.make();
+        }
+        calls
+    }
+
     /// Whether the control thread is to be told to look at this peer soon.
     pub(crate) fn takes_call(&self) -> bool {
         self.call.take()

@@ -511,3 +511,21 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_greeting_begins_a_handshake_where_there_is_no_session() {
+    let (mut a, mut b) = pair();
+    assert!(a.peer.greet(0));
+    assert_eq!((a.tick(false, 0), a.sent().len()), (0, 0), "not before the interface is up");
+    a.tick(true, 250);
+    let initiation = a.sent().pop().unwrap();
+    b.receive(initiation, a.at, 300).unwrap();
+    let response = b.sent().pop().unwrap();
+    a.receive(response, b.at, 350).unwrap();
+    assert_eq!(a.sent().len(), 1, "what confirms the session to the other side");
+    assert!(!a.peer.greet(400), "there is a session");
+    a.tick(true, 500);
+    assert_eq!(a.sent().len(), 0);
+    let nowhere = Peer::new(Secret::from([3; 32]).public_key(), 3);
+    assert!(!nowhere.greet(0));
+}

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::DeviceStats;
 use crate::drops::DropCounters;
+use crate::greetings::Greetings;
 use crate::identity::Identity;
 use crate::inbox::Inbox;
 use crate::net::Sockets;
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) mtu: u16,
     pub(crate) offload: bool,
     pub(crate) inbox: Inbox,
+    pub(crate) greetings: Greetings,
     pub(crate) drops: DropCounters,
     pub(crate) wakes: Wakes,
     /// Held by whoever changes anything, so that changes do not interleave.
@@ -49,6 +51,7 @@ impl Shared {
             mtu,
             offload,
             inbox: Inbox::default(),
+            greetings: Greetings::default(),
             drops: DropCounters::default(),
             wakes,
             writer: Mutex::default(),

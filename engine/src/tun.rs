@@ -15,7 +15,7 @@ use crate::{Error, Options};
 /// Largest frame the kernel hands over: offload header and the longest IP packet.
 pub(crate) const MAX_FRAME: usize = vnet::LEN + 65_535;
 
-/// The interface. It vanishes when this is dropped.
+/// The interface. It vanishes when this is dropped, unless it is a persistent one.
 pub(crate) struct Tun {
     /// One for each thread that reads.
     queues: Vec<File>,
@@ -28,7 +28,7 @@ pub(crate) struct Tun {
 }
 
 impl Tun {
-    /// Makes the interface in the network namespace of the calling thread. It is down.
+    /// Makes the interface in the network namespace of the calling thread, down, or takes the persistent one.
     pub(crate) fn create(options: &Options) -> Result<Self, Error> {
         let name = checked_name(&options.name)?;
         let failed = |step| {
@@ -38,7 +38,11 @@ impl Tun {
         let control = crate::sys::udp::open(false).map_err(failed("opening a socket"))?;
         let first = sys::open().map_err(failed("opening /dev/net/tun"))?;
         let several = options.queues.get() > 1;
-        sys::create(&first, name, several).map_err(failed("creating"))?;
+        if options.persistent {
+            sys::take_or_create(&first, name, several).map_err(failed("taking or creating"))?;
+        } else {
+            sys::create(&first, name, several).map_err(failed("creating"))?;
+        }
         let mut queues = vec![first];
         while queues.len() < options.queues.get() {
             let queue = sys::open().map_err(failed("opening /dev/net/tun"))?;
@@ -49,6 +53,10 @@ impl Tun {
         // Offloads are the interface's: one queue speaks for all.
         let ask = |tcp, udp| sys::set_offload(&queues[0], tcp, udp);
         let (tcp, udp) = best_offload(ask, options.offload).map_err(failed("setting offloads"))?;
+        // Last, so that one that is of no use does not stay.
+        if options.persistent {
+            sys::persist(&queues[0]).map_err(failed("making it persistent"))?;
+        }
         Ok(Self {
             queues,
             name: name.to_owned(),

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::num::NonZeroUsize;
+
 use common::*;
 use engine::{Device, Error, Options};
 
@@ -102,6 +104,47 @@ fn nothing_is_left_behind() {
     assert!(!host.try_run(&["ip", "link", "show", "wg0"]).status.success());
     assert!(std::fs::read_dir(&directory).unwrap().next().is_none());
     std::fs::remove_dir(&directory).unwrap();
+}
+
+/// Addresses and routes stay, and the peer's packets come through as soon as the next device has called it: it does not
+/// find out by itself that its session is gone.
+#[test]
+fn a_persistent_interface_outlives_its_device_and_the_next_one_takes_it() {
+    if !can_run() {
+        return;
+    }
+    for queues in [1, 2].map(|queues| NonZeroUsize::new(queues).unwrap()) {
+        let persistent = |options: &mut Options| (options.persistent, options.queues) = (true, queues);
+        let Pair { device_a, device_b, a, b } = Pair::with(persistent);
+        b.run(&["ip", "route", "add", "10.78.0.0/16", "dev", "wg0"]);
+        a.ping("10.77.0.2");
+        let shown = || ["link", "address", "route"].map(|what| b.run(&["ip", "-o", what, "show", "dev", "wg0"]));
+        let index = |shown: &str| shown.split(':').next().map(str::to_owned);
+        let before = shown();
+        let session = stats_of(&device_a, 2).last_handshake;
+        drop(device_b);
+        assert_eq!(index(&shown()[0]), index(&before[0]));
+        assert_eq!(shown()[1], before[1]);
+        assert!(shown()[2].contains("10.78.0.0/16"), "{:?}", shown());
+        assert!(!a.reaches("10.77.0.2"));
+
+        let mut options = Options { uapi_dir: None, ..Options::new("wg0") };
+        persistent(&mut options);
+        let other = Options { queues: NonZeroUsize::new(3 - queues.get()).unwrap(), ..options.clone() };
+        assert!(b.enter(|| Device::create(other)).is_err(), "made for another number of queues");
+        let device_b = b.enter(|| Device::create(options)).unwrap();
+        device_b.set_private_key(private_key(2)).unwrap();
+        device_b.set_listen_port(51820).unwrap();
+        device_b.set_peer(peer(1, Some("10.99.0.1:51820"))).unwrap();
+        device_b.initiate_handshakes();
+        wait_until("the next device calls", SOON, || stats_of(&device_a, 2).last_handshake != session);
+        a.ping("10.77.0.2");
+        assert_eq!((index(&shown()[0]), &shown()[1..]), (index(&before[0]), &before[1..]));
+        let session = stats_of(&device_b, 1);
+        device_b.initiate_handshakes();
+        a.ping("10.77.0.2");
+        assert_eq!(stats_of(&device_b, 1).last_handshake, session.last_handshake, "there is a session");
+    }
 }
 
 #[test]

@@ -254,17 +254,21 @@ async fn a_device_that_cannot_be_made_is_a_failure_also_before_it_is_tried_again
 }
 
 #[tokio::test]
-async fn the_interface_is_deleted_if_that_is_asked_for() {
-    let mut lab = Lab::new();
-    lab.apply(&leader()).await;
-    lab.fake.take_calls();
-    assert_eq!(lab.applier.clean_up(true).await, []);
-    assert_eq!(lab.fake.take_calls(), ["routes", "firewall", "delete"]);
+async fn the_interface_is_deleted_if_that_is_asked_for_or_nobody_moves_its_packets_any_more() {
+    for (in_kernel, delete_interface) in [(true, true), (false, true), (false, false)] {
+        let mut lab = Lab::new();
+        lab.fake.world().in_kernel = in_kernel;
+        lab.apply(&leader()).await;
+        lab.fake.take_calls();
+        assert_eq!(lab.applier.clean_up(delete_interface).await, []);
+        assert_eq!(lab.fake.take_calls(), ["routes", "firewall", "delete"]);
+    }
 }
 
 #[tokio::test]
 async fn cleaning_up_leaves_nothing_but_what_may_outlive_the_agent() {
     let mut lab = Lab::new();
+    lab.fake.world().in_kernel = true;
     lab.apply(&leader()).await;
     assert_eq!(lab.applier.clean_up(false).await, []);
     assert_eq!(lab.applier.statistics().await, Ok(vec![]));

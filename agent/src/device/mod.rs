@@ -5,6 +5,7 @@
 
 pub mod choice;
 mod kernel;
+mod present;
 #[cfg(test)]
 mod tests;
 mod userspace;
@@ -101,12 +102,16 @@ impl DeviceError {
     }
 }
 
-/// A WireGuard interface. Dropping it ends what lives in this process, and no more: an interface of
-/// the kernel stays as it is.
+/// A WireGuard interface. Dropping it ends what lives in this process, and no more: an interface that can
+/// outlive the process stays as it is.
 pub trait Device: Send {
     /// Makes the change; returns what of it could not be made. A peer that is known and set without
     /// endpoint keeps the one it has.
     fn apply<'a>(&'a mut self, diff: &'a DeviceDiff) -> BoxFuture<'a, Vec<DeviceError>>;
+
+    /// Begins a handshake with each peer that can be reached and has no session, where such things are done in this
+    /// process: the sessions with the last one ended with it, and the peers do not know that.
+    fn initiate_handshakes(&mut self) {}
 
     /// What is known of each peer now.
     fn statistics(&mut self) -> BoxFuture<'_, Result<Vec<PeerStatistics>, DeviceError>>;
@@ -129,6 +134,8 @@ pub struct Made {
     pub device: Box<dyn Device>,
     /// The kernel's number for the interface: another one means another interface of the same name.
     pub index: u32,
+    /// Whether the interface was there already, perhaps with addresses and routes that lead to it.
+    pub found: bool,
     /// What the device has already, because it outlived whoever told it so. Labels are empty.
     pub present: DevicePlan,
 }
@@ -144,6 +151,8 @@ pub struct Settings {
     pub mark: u32,
     /// Whether to make the interface where there is none; in userspace there is no other.
     pub make: bool,
+    /// Whether the interface of a device in userspace outlives this process, as the kernel's does.
+    pub persistent: bool,
 }
 
 /// What makes devices of this kind in the network namespace of `netlink`.

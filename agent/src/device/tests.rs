@@ -14,7 +14,7 @@ use topology::{DevicePeer, Endpoint, Seconds, SecretKey, ini::Conf};
 use super::*;
 use crate::{
     namespace::{inside, ip, run},
-    os::{Netlink, kernel::has_wireguard, key::public, links},
+    os::{Netlink, kernel::has_wireguard, key::public},
     testing::Fake,
 };
 
@@ -47,7 +47,7 @@ fn unused_name() -> InterfaceName {
 }
 
 fn settings(interface: &InterfaceName) -> Settings {
-    Settings { interface: interface.clone(), key: SECRET.into(), mark: MARK, make: true }
+    Settings { interface: interface.clone(), key: SECRET.into(), mark: MARK, make: true, persistent: true }
 }
 
 fn kernel(netlink: &Netlink, interface: &InterfaceName) -> Box<dyn DeviceFactory> {
@@ -137,19 +137,6 @@ impl Bench {
     fn ip(&self, arguments: &str) -> Option<String> {
         self.fake.is_none().then(|| ip(&arguments.replace("DEV", self.interface.as_str())))
     }
-}
-
-/// Waits until a device in userspace is gone with its owner: a program that another test starts at the moment has our
-/// descriptors, too, from its fork to its exec.
-async fn gone(netlink: &Netlink, interface: &InterfaceName) {
-    let is_there = async || links::find(netlink, interface).await.unwrap().is_some();
-    tokio::time::timeout(Duration::from_secs(60), async {
-        while is_there().await {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .unwrap();
 }
 
 /// What wg(8) says of an interface.
@@ -471,6 +458,68 @@ fn the_kernels_device_outlives_the_agent_and_is_taken_as_it_is() {
     });
 }
 
+/// Packets wait for nobody's timer: the next device calls those whom the last one had sessions with.
+#[test]
+fn the_interface_of_a_device_in_userspace_outlives_the_agent_and_the_next_one_shakes_hands_again() {
+    inside(|netlink| async move {
+        let (interface, other) = (unused_name(), unused_name());
+        let factory = userspace(&netlink, &interface);
+        let far = other_end(&netlink, &other);
+        let far_key = public(&other_secret()).unwrap();
+        let mut near = joined(factory.as_ref(), &interface, 1001, far_key, 1002).await;
+        let mut far = joined(far.as_ref(), &other, 1002, own_key(), 1001).await;
+        assert!(!near.found);
+        let before = shaken_hands([&mut near.device, &mut far.device]).await;
+        ip(&format!("addr add 10.4.0.1/16 dev {interface}"));
+        ip(&format!("route add 10.42.0.0/16 dev {interface}"));
+        drop(near.device);
+        assert!(ip(&format!("route show dev {interface}")).contains("10.42.0.0/16"));
+
+        let mut next = factory.create(1360).await.unwrap();
+        assert_eq!((next.found, next.index), (true, near.index));
+        let shown = ip(&format!("-o addr show dev {interface}")) + &ip(&format!("link show dev {interface}"));
+        assert!(shown.contains("10.4.0.1/16") && shown.contains("mtu 1360"), "{shown}");
+        assert!(ip(&format!("route show dev {interface}")).contains("10.42.0.0/16"));
+        let endpoint = "127.0.0.1:1002".parse().ok();
+        let diff = DeviceDiff {
+            listen_port: Some(1001),
+            remove: vec![],
+            set: vec![(far_key, DevicePeer { endpoint, ..bare(&["10.9.0.0/16"]) })],
+        };
+        no_errors(next.device.apply(&diff).await);
+        next.device.initiate_handshakes();
+        let after = shaken_hands([&mut next.device, &mut far.device]).await;
+        assert!(after.last_handshake > before.last_handshake);
+        next.device.delete().await.unwrap();
+        assert!(!ip("-o link show").contains(interface.as_str()));
+    });
+}
+
+#[test]
+fn an_interface_that_a_program_uses_or_that_is_not_like_ours_is_left_alone() {
+    inside(|netlink| async move {
+        let interface = unused_name();
+        let running = userspace(&netlink, &interface).create(1380).await.unwrap();
+        for factory in [userspace(&netlink, &interface), kernel(&netlink, &interface)] {
+            let error = factory.create(1380).await.err().unwrap();
+            assert!(matches!(&error, DeviceError::Taken { .. }) && error.to_string().contains("in use"), "{error}");
+        }
+        running.device.delete().await.unwrap();
+        // As an administrator, or another program for itself, makes them.
+        for options in ["mode tun", "mode tun pi vnet_hdr", "mode tap vnet_hdr"] {
+            ip(&format!("tuntap add dev {interface} {options}"));
+            let error = userspace(&netlink, &interface).create(1380).await.err().unwrap();
+            assert!(matches!(&error, DeviceError::Taken { .. }), "{options}: {error}");
+            ip(&format!("link del {interface}"));
+        }
+        // The last agent had another number of cores.
+        ip(&format!("tuntap add dev {interface} mode tun vnet_hdr multi_queue"));
+        let queues = engine::Options::new("wg0").queues.get();
+        let made = userspace(&netlink, &interface).create(1380).await.unwrap();
+        assert_eq!(made.found, queues > 1);
+    });
+}
+
 #[test]
 fn an_interface_that_somebody_else_made_gets_the_nodes_key() {
     with_kernel(|netlink| async move {
@@ -527,16 +576,13 @@ fn a_node_moves_between_userspace_and_the_kernel() {
         let (kernel, userspace) = (kernel(&netlink, &interface), userspace(&netlink, &interface));
         let peers = [(1, full(&["10.42.1.0/24"], "192.0.2.1:1"))];
         let mut shown = Vec::new();
-        for (factory, goes_with_owner) in [(&userspace, true), (&kernel, false), (&userspace, true), (&kernel, false)] {
+        for factory in [&userspace, &kernel, &userspace, &kernel] {
             let mut made = factory.create(1380).await.unwrap();
             assert_eq!(made.present.peers, BTreeMap::new());
             no_errors(made.device.apply(&DeviceDiff { listen_port: Some(1001), ..set(&peers) }).await);
             ip(&format!("link set {interface} up"));
             shown.push(run(&format!("wg showconf {interface}")));
             drop(made);
-            if goes_with_owner {
-                gone(&netlink, &interface).await;
-            }
         }
         assert!(shown[0].contains("PresharedKey"), "{}", shown[0]);
         assert!(shown.iter().all(|text| *text == shown[0]), "the same keys, addresses and peers: {shown:#?}");

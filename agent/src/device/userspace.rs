@@ -6,12 +6,18 @@ use futures::{
     FutureExt,
     future::{BoxFuture, ready},
 };
-use topology::{DeviceDiff, DevicePeer, DevicePlan, PeerStatistics, PublicKey, report::Backend};
+use topology::{DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, PublicKey, report::Backend};
 
-use super::{Device, DeviceError, DeviceFactory, Made, Settings};
-use crate::os::{Netlink, links};
+use super::{
+    Device, DeviceError, DeviceFactory, Made, Settings,
+    present::{self, Present},
+};
+use crate::os::{
+    Netlink,
+    links::{self, Link},
+};
 
-/// Makes devices that run in this process and end with it.
+/// Makes devices that run in this process. Their interface may outlive it.
 pub(super) struct Userspace {
     /// For looking at the interface.
     pub(super) netlink: Netlink,
@@ -22,11 +28,27 @@ pub(super) struct Userspace {
 impl DeviceFactory for Userspace {
     fn create(&self, mtu: u16) -> BoxFuture<'_, Result<Made, DeviceError>> {
         async move {
-            self.make_room().await?;
-            let device = self.start(mtu).map_err(|error| self.refused(error))?;
-            let link =
-                links::expect(&self.netlink, &self.settings.interface).await.map_err(|error| self.refused(error))?;
-            Ok(Made { device: Box::new(device), index: link.index, present: DevicePlan::default() })
+            let left_behind = self.make_room().await?;
+            let device = match self.start(mtu) {
+                // The last agent made it for another number of queues, perhaps with another number of cores.
+                Err(error)
+                    if error.errno() == Some(libc::EINVAL)
+                        && let Some(link) = &left_behind =>
+                {
+                    self.delete(link).await?;
+                    self.start(mtu)
+                }
+                result => result,
+            };
+            let device = device.map_err(|error| self.refused(error))?;
+            let (netlink, name) = (self.netlink.clone(), self.settings.interface.clone());
+            let link = links::expect(&netlink, &name).await.map_err(|error| self.refused(error))?;
+            let found = left_behind.is_some_and(|left| left.index == link.index);
+            if found {
+                tracing::info!(interface = %name, "the interface of the last agent is taken");
+            }
+            let device = InProcess { device, netlink, name, index: link.index };
+            Ok(Made { device: Box::new(device), index: link.index, found, present: DevicePlan::default() })
         }
         .boxed()
     }
@@ -34,21 +56,28 @@ impl DeviceFactory for Userspace {
 
 impl Userspace {
     /// Takes the place of the kernel's WireGuard interface that another agent, or this one when it was
-    /// told to use the kernel's, has left behind. Its peers come back with their keys and addresses.
-    async fn make_room(&self) -> Result<(), DeviceError> {
-        match links::find(&self.netlink, &self.settings.interface).await.map_err(|error| self.refused(error))? {
-            None => Ok(()),
-            Some(link) if link.is_wireguard() => {
-                tracing::info!(interface = %self.settings.interface, "the kernel's WireGuard interface gives way to one in userspace");
-                links::delete(&self.netlink, &link).await.map_err(|error| self.refused(error))
+    /// told to use the kernel's, has left behind. Its peers come back with their keys and addresses. Returns what the
+    /// last agent's device in userspace left, which can be taken.
+    async fn make_room(&self) -> Result<Option<Link>, DeviceError> {
+        let interface = &self.settings.interface;
+        match present::find(&self.netlink, interface).await? {
+            None => Ok(None),
+            Some(Present::LeftBehind(link)) if self.settings.persistent => Ok(Some(link)),
+            Some(Present::LeftBehind(link)) => Err(DeviceError::Taken { interface: link.name, kind: link.kind }),
+            Some(Present::Kernel(link)) => {
+                tracing::info!(%interface, "the kernel's WireGuard interface gives way to one in userspace");
+                self.delete(&link).await.map(|()| None)
             }
-            Some(link) => Err(DeviceError::Taken { interface: link.name, kind: link.kind }),
         }
+    }
+
+    async fn delete(&self, link: &Link) -> Result<(), DeviceError> {
+        links::delete(&self.netlink, link).await.map_err(|error| self.refused(error))
     }
 
     fn start(&self, mtu: u16) -> Result<engine::Device, engine::Error> {
         let mut options = engine::Options::new(self.settings.interface.as_str());
-        options.mtu = mtu;
+        (options.mtu, options.persistent) = (mtu, self.settings.persistent);
         let device = engine::Device::create(options)?;
         device.set_fwmark(self.settings.mark)?;
         device.set_private_key(engine::Secret::from(*self.settings.key.as_bytes()))?;
@@ -60,18 +89,30 @@ impl Userspace {
     }
 }
 
-/// Its calls take microseconds, so they are made where they are asked for.
-impl Device for engine::Device {
+/// A device and its interface.
+struct InProcess {
+    device: engine::Device,
+    netlink: Netlink,
+    name: InterfaceName,
+    index: u32,
+}
+
+/// But for the last, its calls take microseconds, so they are made where they are asked for.
+impl Device for InProcess {
     fn apply<'a>(&'a mut self, diff: &'a DeviceDiff) -> BoxFuture<'a, Vec<DeviceError>> {
-        ready(apply(self, diff)).boxed()
+        ready(apply(&self.device, diff)).boxed()
+    }
+
+    fn initiate_handshakes(&mut self) {
+        self.device.initiate_handshakes();
     }
 
     fn statistics(&mut self) -> BoxFuture<'_, Result<Vec<PeerStatistics>, DeviceError>> {
-        ready(Ok(statistics(self))).boxed()
+        ready(Ok(statistics(&self.device))).boxed()
     }
 
     fn drops(&self) -> BTreeMap<&'static str, u64> {
-        self.drops().by_cause().into()
+        self.device.drops().by_cause().into()
     }
 
     fn backend(&self) -> Backend {
@@ -79,8 +120,13 @@ impl Device for engine::Device {
     }
 
     fn delete(self: Box<Self>) -> BoxFuture<'static, Result<(), DeviceError>> {
-        drop(self);
-        ready(Ok(())).boxed()
+        let Self { device, netlink, name, index } = *self;
+        drop(device);
+        async move {
+            let deleted = links::delete_same(&netlink, &name, index).await;
+            deleted.map_err(|source| DeviceError::Delete { interface: name, source: source.into() })
+        }
+        .boxed()
     }
 }
 

@@ -6,7 +6,10 @@ use netlink_packet_route::{
 };
 use topology::InterfaceName;
 
-use super::{Error, Netlink, Refusal};
+use super::{
+    Error, Netlink, Refusal,
+    tun::{self, Tun},
+};
 
 /// An interface as it was when it was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
+    /// More about a TUN.
+    pub tun: Option<Tun>,
 }
 
 impl Link {
@@ -46,7 +51,7 @@ fn parse(message: &LinkMessage) -> Option<Link> {
         }
     }
     let up = message.header.flags.contains(LinkFlags::Up);
-    Some(Link { index: message.header.index, name: name?, kind, mtu, up })
+    Some(Link { index: message.header.index, name: name?, kind, mtu, up, tun: tun::parse(message) })
 }
 
 fn named_kind(information: &LinkInfo) -> Option<String> {
@@ -119,6 +124,14 @@ pub async fn delete(netlink: &Netlink, link: &Link) -> Result<(), Error> {
         Err(source) if source.errno() != Some(libc::ENODEV) => {
             Err(Error::Link { action: "delete it", link: link.name.clone(), source })
         }
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the interface of this name if it still is the one with this number.
+pub async fn delete_same(netlink: &Netlink, name: &InterfaceName, index: u32) -> Result<(), Error> {
+    match find(netlink, name).await? {
+        Some(link) if link.index == index => delete(netlink, &link).await,
         _ => Ok(()),
     }
 }

@@ -24,6 +24,7 @@ pub mod packets;
 pub mod program;
 pub mod routes;
 pub mod rules;
+pub mod tun;
 pub mod tunnel;
 pub mod watch;
 

@@ -30,6 +30,18 @@ pub(crate) fn create(tun: &File, name: &str, several: bool) -> io::Result<()> {
     attach(tun, name, IFF_TUN_EXCL | if several { libc::IFF_MULTI_QUEUE } else { 0 })
 }
 
+/// As [`create`], or attaches the first queue to the interface of that name, if it is a TUN that was made with as many
+/// queues in mind (else the kernel says `EINVAL`) and, with a single one, nobody has it (`EBUSY`).
+pub(crate) fn take_or_create(tun: &File, name: &str, several: bool) -> io::Result<()> {
+    attach(tun, name, if several { libc::IFF_MULTI_QUEUE } else { 0 })
+}
+
+/// Has the interface stay when its last queue is closed, until somebody deletes it.
+pub(crate) fn persist(tun: &File) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETPERSIST, 1 as libc::c_ulong) }).map(drop)
+}
+
 /// Makes another queue of an interface that was made with several.
 pub(crate) fn join(tun: &File, name: &str) -> io::Result<()> {
     attach(tun, name, libc::IFF_MULTI_QUEUE)

@@ -125,7 +125,7 @@ impl Tunnel {
         let table = (FIRST_TABLE..).find(|table| !taken.contains(table)).context("no routing table is free")?;
         // In this process, so that the interface ends with it, however it ends.
         let (interface, key) = (options.interface.clone(), options.key.clone());
-        let settings = device::Settings { interface, key, mark: table, make: true };
+        let settings = device::Settings { interface, key, mark: table, make: true, persistent: false };
         let factory = device::factory(Backend::Userspace, netlink.clone(), settings);
         let applier = Applier::new(host, factory, options.interface.clone());
         let resolver = Resolver::new(resolver::system(), options.resync_period);

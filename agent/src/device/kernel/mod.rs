@@ -23,7 +23,10 @@ use topology::{DeviceDiff, InterfaceName, PeerStatistics, PublicKey, report::Bac
 use tracing::{info, warn};
 
 use self::{change::Piece, dump::Dump};
-use super::{Cause, Device, DeviceError, DeviceFactory, Made, Settings};
+use super::{
+    Cause, Device, DeviceError, DeviceFactory, Made, Settings,
+    present::{self, Present},
+};
 use crate::os::{Netlink, Refusal, generic::Family, key, links};
 
 /// Makes the kernel's WireGuard interface, or takes the one that is there.
@@ -38,7 +41,7 @@ impl DeviceFactory for Kernel {
     fn create(&self, mtu: u16) -> BoxFuture<'_, Result<Made, DeviceError>> {
         async move {
             let public_key = key::public(&self.settings.key).map_err(|error| self.refused(error))?;
-            let index = self.link(mtu).await?;
+            let (index, found) = self.link(mtu).await?;
             let family = Family::open().await.map_err(|error| self.refused(error))?;
             let mut device = Interface {
                 netlink: self.netlink.clone(),
@@ -51,31 +54,34 @@ impl DeviceFactory for Kernel {
             device.read().await.map_err(|refusal| self.refused(refusal))?;
             device.set(self.missing(&device)).await.map_err(|refusal| self.refused(refusal))?;
             let present = device.dump.plan();
-            Ok(Made { device: Box::new(device), index, present })
+            Ok(Made { device: Box::new(device), index, found, present })
         }
         .boxed()
     }
 }
 
 impl Kernel {
-    /// The number of the interface.
-    async fn link(&self, mtu: u16) -> Result<u32, DeviceError> {
+    /// The number of the interface, and whether it was there.
+    async fn link(&self, mtu: u16) -> Result<(u32, bool), DeviceError> {
         let interface = self.settings.interface.clone();
-        let find = || async { links::find(&self.netlink, &interface).await.map_err(|error| self.refused(error)) };
-        match find().await? {
-            Some(link) if link.is_wireguard() => {
+        match present::find(&self.netlink, &interface).await? {
+            Some(Present::Kernel(link)) => {
                 info!(%interface, "the kernel has the interface already: it is taken as it is");
-                return Ok(link.index);
+                return Ok((link.index, true));
             }
-            Some(link) => return Err(DeviceError::Taken { interface, kind: link.kind }),
-            None if !self.settings.make => return Err(DeviceError::Missing { interface }),
+            _ if !self.settings.make => return Err(DeviceError::Missing { interface }),
+            Some(Present::LeftBehind(link)) => {
+                info!(%interface, "the interface of WireGuard in userspace gives way to the kernel's");
+                links::delete(&self.netlink, &link).await.map_err(|error| self.refused(error))?;
+            }
             None => {}
         }
         links::create_wireguard(&self.netlink, &interface, mtu).await.map_err(|refusal| match refusal.errno() {
             Some(libc::EOPNOTSUPP) => self.refused(NoWireGuard),
             _ => self.refused(refusal),
         })?;
-        find().await?.map(|link| link.index).ok_or(DeviceError::Gone { interface })
+        let link = links::find(&self.netlink, &interface).await.map_err(|error| self.refused(error))?;
+        link.map(|link| (link.index, false)).ok_or(DeviceError::Gone { interface })
     }
 
     /// What `device` lacks before it has peers. With another private key, all its sessions end.
@@ -238,12 +244,7 @@ impl Device for Interface {
 
     fn delete(self: Box<Self>) -> BoxFuture<'static, Result<(), DeviceError>> {
         async move {
-            let link = links::find(&self.netlink, &self.name).await;
-            let deleted = match link {
-                Ok(Some(link)) if link.index == self.index => links::delete(&self.netlink, &link).await,
-                Ok(_) => Ok(()),
-                Err(error) => Err(error),
-            };
+            let deleted = links::delete_same(&self.netlink, &self.name, self.index).await;
             deleted.map_err(|error| DeviceError::Delete { interface: self.name.clone(), source: error.into() })
         }
         .boxed()
