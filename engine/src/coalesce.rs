@@ -33,6 +33,8 @@ pub(crate) struct Coalescer {
     groups: Vec<Group>,
     /// Groups before this one take no more packets.
     floor: usize,
+    /// Packets of other protocols than TCP.
+    not_tcp: usize,
 }
 
 /// One packet, where it lies in the buffer, and the next one of its group.
@@ -84,6 +86,12 @@ impl Coalescer {
         self.members.clear();
         self.groups.clear();
         self.floor = 0;
+        self.not_tcp = 0;
+    }
+
+    /// How many of the packets were not of TCP, so that nobody may slow down when some are lost.
+    pub(crate) fn not_tcp(&self) -> usize {
+        self.not_tcp
     }
 
     /// Adds the next packet, which lies at `range` of `buffer`.
@@ -93,6 +101,7 @@ impl Coalescer {
         let index = self.members.len();
         let payload_at = range.start + parsed.as_ref().map_or(0, |p| p.flow.headers);
         self.members.push(Member { packet: range, payload_at, next: None });
+        self.not_tcp += usize::from(parsed.as_ref().is_none_or(|p| p.flow.protocol != TCP));
 
         let Some(parsed) = parsed else {
             // Not a flow we can tell apart, a fragment for one: keep its place among all others.

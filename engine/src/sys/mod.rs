@@ -7,6 +7,7 @@
 pub(crate) mod address;
 pub(crate) mod control;
 pub(crate) mod poll;
+pub(crate) mod scheduling;
 pub(crate) mod tun;
 pub(crate) mod udp;
 

@@ -1,0 +1,45 @@
+//! What a thread asks of the scheduler (`sched(7)`, `sched_setattr(2)`).
+
+use std::io;
+use std::mem::size_of;
+use std::time::Duration;
+
+use super::check;
+
+/// `struct sched_attr` in its first version, which all kernels know (`include/uapi/linux/sched/types.h`).
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    /// Nanoseconds. For time-sharing policies the wanted slice, since Linux 6.12; before, without a meaning.
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Asks for time slices of this length for the calling thread: shorter ones come sooner, and the share of the
+/// processor stays what it is. Kernels before 6.12 take the wish and do nothing.
+///
+/// # Errors
+/// Those of the kernel; a thread under another policy than the usual ones is left as it is and gives none.
+pub(crate) fn request_slice(slice: Duration) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    let size = size_of::<Attributes>() as u32;
+    let (this_thread, no_flags) = (0, 0);
+    // SAFETY: the kernel writes at most `size` bytes to `attributes`, which has so many, all plain numbers.
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, this_thread, &raw mut attributes, size, no_flags) };
+    check(got as libc::c_int)?;
+    let usual = [libc::SCHED_OTHER, libc::SCHED_BATCH];
+    if !usual.contains(&attributes.policy.cast_signed()) {
+        return Ok(());
+    }
+    attributes.size = size;
+    attributes.runtime = slice.as_nanos() as u64;
+    // SAFETY: the kernel reads `attributes.size` bytes, which is what there is.
+    let set = unsafe { libc::syscall(libc::SYS_sched_setattr, this_thread, &raw const attributes, no_flags) };
+    check(set as libc::c_int).map(drop)
+}
