@@ -89,6 +89,10 @@ impl Coalescer {
         self.not_tcp = 0;
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// How many of the packets were not of TCP, so that nobody may slow down when some are lost.
     pub(crate) fn not_tcp(&self) -> usize {
         self.not_tcp

@@ -1,7 +1,7 @@
 //! The way of a packet out: TUN, peer by destination address, sealed, UDP.
 
 use std::io::{self, IoSlice};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::coalesce::Frame;
@@ -23,15 +23,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) fn run(shared: &Shared, queue: usize) {
     let mut egress = Egress::new(shared, queue);
     let wake = &shared.wakes.egress[queue];
-    let mut frame = vec![0; MAX_FRAME];
     while !shared.is_closing() {
-        match shared.tun.read(queue, &mut frame) {
-            Ok(len) => egress.forward(&mut frame[..len]),
-            Err(error) => {
-                egress.flush();
-                egress.wait(&error, wake);
+        let turn = shared.turns[queue].lock().unwrap_or_else(PoisonError::into_inner);
+        let error = loop {
+            if let Err(error) = egress.pass_one_on() {
+                break error;
             }
-        }
+        };
+        egress.flush();
+        drop(turn);
+        egress.wait(&error, wake);
     }
 }
 
@@ -39,13 +40,35 @@ pub(crate) fn run(shared: &Shared, queue: usize) {
 pub(crate) struct Egress<'a> {
     shared: &'a Shared,
     queue: usize,
+    frame: Vec<u8>,
     pub(crate) outbox: Outbox,
     unreachable: unreachable::Limit,
 }
 
 impl<'a> Egress<'a> {
     pub(crate) fn new(shared: &'a Shared, queue: usize) -> Self {
-        Self { shared, queue, outbox: Outbox::new(), unreachable: unreachable::Limit::default() }
+        // Zeroed memory is mapped on first touch: where no long frames come, their room costs nothing.
+        let frame = vec![0; MAX_FRAME];
+        Self { shared, queue, frame, outbox: Outbox::new(), unreachable: unreachable::Limit::default() }
+    }
+
+    /// Sends what waits in front, if it is not somebody else's turn. For the thread that has just brought packets in: an
+    /// answer that the host gave at once leaves without waking another thread for it.
+    pub(crate) fn help(&mut self) {
+        if let Ok(_turn) = self.shared.turns[self.queue].try_lock()
+            && self.pass_one_on().is_ok()
+        {
+            self.flush();
+        }
+    }
+
+    /// Takes one frame from TUN and seals what is in it.
+    fn pass_one_on(&mut self) -> io::Result<()> {
+        let mut frame = std::mem::take(&mut self.frame);
+        let read = self.shared.tun.read(self.queue, &mut frame);
+        let read = read.map(|len| self.forward(&mut frame[..len]));
+        self.frame = frame;
+        read
     }
 
     /// Seals what is in one frame from TUN.

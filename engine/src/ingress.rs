@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::coalesce::Coalescer;
 use crate::drops::Cause;
+use crate::egress::Egress;
 use crate::inbox::{HandshakeMessage, Standing};
 use crate::net::{Queue, Socket};
 use crate::noise::message::{Handshake, TYPE_DATA, u32_at};
@@ -69,6 +70,7 @@ pub(crate) struct Ingress<'a> {
     handshakes: Vec<HandshakeMessage>,
     pub(crate) outbox: Outbox,
     limit: usize,
+    egress: Egress<'a>,
 }
 
 impl<'a> Ingress<'a> {
@@ -81,6 +83,7 @@ impl<'a> Ingress<'a> {
             handshakes: Vec::new(),
             outbox: Outbox::new(),
             limit: MAX_BATCH,
+            egress: Egress::new(shared, queue),
         }
     }
 
@@ -191,9 +194,12 @@ impl<'a> Ingress<'a> {
     /// Passes everything on that the last batch brought.
     fn deliver(&mut self, buffer: &[u8], sockets: &Queue) {
         let (tun, drops) = (&self.shared.tun, &self.shared.drops);
-        let nobody_slows_down = self.coalescer.not_tcp() > 0;
+        let (any, nobody_slows_down) = (!self.coalescer.is_empty(), self.coalescer.not_tcp() > 0);
         self.coalescer.for_each_frame(buffer, |frame| tun.write(self.queue, &frame, drops));
         self.coalescer.clear();
+        if any {
+            self.egress.help();
+        }
         self.outbox.flush(sockets, drops);
         self.pass_handshakes_on();
         if nobody_slows_down {

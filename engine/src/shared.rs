@@ -1,7 +1,8 @@
 //! What all threads of a device see.
 //!
 //! Locks are held to look something up or to change it, never across a system call on a packet
-//! or across cryptography, but for a peer's handshake, which only the control thread does.
+//! or across cryptography, but for a peer's handshake, which only the control thread does, and for the turn of a queue,
+//! which is between its own two threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,6 +27,9 @@ pub(crate) struct Shared {
     pub(crate) greetings: Greetings,
     pub(crate) drops: DropCounters,
     pub(crate) wakes: Wakes,
+    /// One for each queue: who may take packets from it. What was taken is sent before the turn ends, so that packets
+    /// keep their order.
+    pub(crate) turns: Vec<Mutex<()>>,
     /// Held by whoever changes anything, so that changes do not interleave.
     writer: Mutex<()>,
     table: RwLock<Table>,
@@ -53,6 +57,7 @@ impl Shared {
             inbox: Inbox::default(),
             greetings: Greetings::default(),
             drops: DropCounters::default(),
+            turns: wakes.egress.iter().map(|_| Mutex::default()).collect(),
             wakes,
             writer: Mutex::default(),
             table: RwLock::default(),
