@@ -1,6 +1,6 @@
 //! The way of a packet in: UDP, peer by receiver index, opened where it lies, source address checked, TUN.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::outbox::Outbox;
 use crate::packet;
 use crate::peer::{Opened, Peer, Reception};
 use crate::shared::Shared;
+use crate::source_limit::StrangerLimit;
 use crate::sys::poll::wait_readable;
 use crate::sys::scheduling::request_slice;
 use crate::sys::udp::{MAX_BATCH, ReceiveBatch, Received};
@@ -70,6 +71,7 @@ pub(crate) struct Ingress<'a> {
     handshakes: Vec<HandshakeMessage>,
     pub(crate) outbox: Outbox,
     limit: usize,
+    strangers: StrangerLimit,
     egress: Egress<'a>,
 }
 
@@ -83,6 +85,7 @@ impl<'a> Ingress<'a> {
             handshakes: Vec::new(),
             outbox: Outbox::new(),
             limit: MAX_BATCH,
+            strangers: StrangerLimit::default(),
             egress: Egress::new(shared, queue),
         }
     }
@@ -172,23 +175,34 @@ impl<'a> Ingress<'a> {
     }
 
     fn queue_handshakes(&mut self, messages: &[u8], received: &Received) {
+        let (from, now) = (received.from, self.shared.now());
         for message in messages.chunks(received.segment) {
-            match HandshakeMessage::new(message, received.from) {
+            if !self.strangers.admits(from.remote.ip(), now) && !self.is_known(message, from.remote) {
+                self.shared.drops.add(Cause::HandshakeOverflow, 1);
+                continue;
+            }
+            match HandshakeMessage::new(message, from) {
                 Some(message) => self.handshakes.push(message),
                 None => self.shared.drops.add(Cause::UdpMalformed, 1),
             }
         }
     }
 
+    /// Whether a message answers one of ours or returns a cookie.
+    fn is_known(&self, message: &[u8], from: SocketAddr) -> bool {
+        let shared = self.shared;
+        let answered = Handshake::parse(message).and_then(|handshake| handshake.receiver());
+        shared.peer_by_receiver_index(answered).is_some()
+            || shared.identity().is_some_and(|own| own.has_cookie(message, from, shared.now()))
+    }
+
     /// How a handshake message stands where it matters.
     fn standing(&self, crowded: bool, message: &HandshakeMessage) -> Standing {
-        let is_known = || {
-            let (shared, bytes) = (self.shared, message.bytes());
-            let answered = Handshake::parse(bytes).and_then(|handshake| handshake.receiver());
-            shared.peer_by_receiver_index(answered).is_some()
-                || shared.identity().is_some_and(|own| own.has_cookie(bytes, message.from.remote, shared.now()))
-        };
-        if crowded && is_known() { Standing::Known } else { Standing::Stranger }
+        if crowded && self.is_known(message.bytes(), message.from.remote) {
+            Standing::Known
+        } else {
+            Standing::Stranger
+        }
     }
 
     /// Passes everything on that the last batch brought.

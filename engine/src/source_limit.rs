@@ -10,6 +10,11 @@ const UNDER_LOAD: usize = crate::identity::HANDSHAKES_PER_SECOND;
 /// Messages a second from one source beyond that.
 const PER_SOURCE: usize = 20;
 
+/// The same for messages of sources that have not proven anything, so that their addresses may be forged.
+const PER_CLASS: u16 = 100;
+/// In how many classes such sources are counted: memory must not depend on what anybody claims to be.
+const CLASSES: usize = 256;
+
 /// Counts the messages of the current second.
 #[derive(Default)]
 pub(crate) struct SourceLimit {
@@ -36,6 +41,50 @@ impl SourceLimit {
     }
 }
 
+/// Limits messages of strangers before anything is done with them, copying or checking a MAC included: a flood from one
+/// place is cut off where it costs least.
+pub(crate) struct StrangerLimit {
+    second: u64,
+    total: usize,
+    classes: [u16; CLASSES],
+}
+
+impl Default for StrangerLimit {
+    fn default() -> Self {
+        Self { second: 0, total: 0, classes: [0; CLASSES] }
+    }
+}
+
+impl StrangerLimit {
+    /// Whether a message is to be looked at. `now` is in milliseconds.
+    pub(crate) fn admits(&mut self, from: IpAddr, now: u64) -> bool {
+        if self.second != now / 1000 {
+            *self = Self { second: now / 1000, ..Self::default() };
+        }
+        self.total += 1;
+        if self.total <= UNDER_LOAD {
+            return true;
+        }
+        let count = &mut self.classes[class_of(from, self.second)];
+        *count = count.saturating_add(1);
+        *count <= PER_CLASS
+    }
+}
+
+/// The class in which a source is counted. In each second others share it, so that whoever is counted with a flood has
+/// better luck when it tries again (`REKEY_TIMEOUT`).
+fn class_of(address: IpAddr, second: u64) -> usize {
+    let salted = |octets: &[u8]| {
+        let mix = |hash: u64, octet: &u8| (hash ^ u64::from(*octet)).wrapping_mul(0x0000_0100_0000_01b3);
+        octets.iter().fold(second.wrapping_mul(0x9e37_79b9_7f4a_7c15), mix)
+    };
+    let hash = match network_of(address) {
+        IpAddr::V4(v4) => salted(&v4.octets()),
+        IpAddr::V6(v6) => salted(&v6.octets()),
+    };
+    (hash >> 32) as usize % CLASSES
+}
+
 /// A host with IPv6 has a whole network of addresses: it counts as one source.
 pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address {
@@ -58,5 +107,22 @@ mod tests {
         assert!(!limit.admits(one, 5999) && !limit.admits(same_network, 5999));
         assert!(limit.admits(other, 5999));
         assert!(limit.admits(one, 6000), "another second");
+    }
+
+    #[test]
+    fn a_flood_of_a_stranger_is_cut_off_and_leaves_room_for_others() {
+        let flood: IpAddr = "203.0.113.1".parse().unwrap();
+        let others: Vec<IpAddr> = (0..=255).map(|n| [198, 51, 100, n].into()).collect();
+        let mut refused = vec![0; others.len()];
+        for second in 1..=5 {
+            let mut limit = StrangerLimit::default();
+            let admitted = (0..50_000).filter(|n| limit.admits(flood, second * 1000 + n / 50)).count();
+            assert_eq!(admitted, UNDER_LOAD + usize::from(PER_CLASS));
+            for (other, refused) in others.iter().zip(&mut refused) {
+                *refused += usize::from(!limit.admits(*other, second * 1000 + 999));
+            }
+        }
+        assert!(refused.iter().sum::<usize>() < 5 * 5, "about one of 256 is counted with the flood");
+        assert!(refused.iter().all(|times| *times < 3), "and not always the same one");
     }
 }
