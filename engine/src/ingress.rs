@@ -20,12 +20,10 @@ use crate::shared::Shared;
 use crate::source_limit::StrangerLimit;
 use crate::sys::poll::wait_readable;
 use crate::sys::scheduling::request_slice;
-use crate::sys::udp::{MAX_BATCH, ReceiveBatch, Received};
+use crate::sys::udp::{MAX_BATCH, ReceiveBatch, Received, SMALL_BATCH};
 
 /// Bytes to take at once, about: what is worked on should stay in the cache.
 const BATCH_BYTES: usize = 512 << 10;
-/// Messages to take at once, at least.
-const MIN_BATCH: usize = 8;
 /// Batches taken from one socket before the other one gets a turn.
 const ROUNDS: usize = 16;
 /// Packets without flow control that are passed on at once: a third of what fits into a receive buffer that an
@@ -84,7 +82,7 @@ impl<'a> Ingress<'a> {
             coalescer: Coalescer::default(),
             handshakes: Vec::new(),
             outbox: Outbox::new(),
-            limit: MAX_BATCH,
+            limit: SMALL_BATCH,
             strangers: StrangerLimit::default(),
             egress: Egress::new(shared, queue),
         }
@@ -105,11 +103,11 @@ impl<'a> Ingress<'a> {
                 }
             }
             self.deliver(batch.buffer(), sockets);
-            let all = received < self.limit;
-            self.limit = batch_size(received, bytes);
-            if all {
+            if received < self.limit {
+                self.limit = SMALL_BATCH;
                 return;
             }
+            self.limit = batch_size(received, bytes);
         }
     }
 
@@ -240,7 +238,7 @@ impl<'a> Ingress<'a> {
 /// How many messages to take next, when the last ones were as long as that.
 fn batch_size(received: usize, bytes: usize) -> usize {
     let mean = bytes.checked_div(received).unwrap_or(0).max(1);
-    (BATCH_BYTES / mean).clamp(MIN_BATCH, MAX_BATCH)
+    (BATCH_BYTES / mean).clamp(SMALL_BATCH, MAX_BATCH)
 }
 
 /// The part of an opened message that is the packet, by the length in its header.

@@ -14,6 +14,8 @@ use crate::path::Path;
 
 /// Most datagrams (or coalesced groups of them) handed over in one call.
 pub(crate) const MAX_BATCH: usize = 64;
+/// So many that little is lost when there is only one.
+pub(crate) const SMALL_BATCH: usize = 8;
 /// Room for one received datagram or group: nothing in UDP is longer.
 pub(crate) const RECEIVE_BUFFER: usize = 65536;
 
@@ -87,12 +89,20 @@ pub(crate) fn set_option(
 /// Sends the first [`MAX_BATCH`] messages with one call; while the socket's buffer is full it `waits` or fails with
 /// [`WouldBlock`](io::ErrorKind::WouldBlock). Returns how many were taken; an error is about the first message.
 pub(crate) fn send(socket: &UdpSocket, messages: &[Message<'_>], waits: bool) -> io::Result<usize> {
-    let count = messages.len().min(MAX_BATCH);
-    let mut addresses = [RawAddress::EMPTY; MAX_BATCH];
-    let mut controls = [Control::EMPTY; MAX_BATCH];
+    // Most often it is one message, and what describes many takes longer to prepare than that to send.
+    if messages.len() == 1 {
+        send_up_to::<1>(socket, messages, waits)
+    } else {
+        send_up_to::<MAX_BATCH>(socket, messages, waits)
+    }
+}
+
+fn send_up_to<const N: usize>(socket: &UdpSocket, messages: &[Message<'_>], waits: bool) -> io::Result<usize> {
+    let count = messages.len().min(N);
+    let mut addresses = [RawAddress::EMPTY; N];
+    let mut controls = [Control::EMPTY; N];
     // SAFETY: iovec and mmsghdr are plain data for which all zeros is a valid value.
-    let (mut vectors, mut headers): ([libc::iovec; MAX_BATCH], [libc::mmsghdr; MAX_BATCH]) =
-        unsafe { (zeroed(), zeroed()) };
+    let (mut vectors, mut headers): ([libc::iovec; N], [libc::mmsghdr; N]) = unsafe { (zeroed(), zeroed()) };
     for (i, message) in messages.iter().take(count).enumerate() {
         let (address, len) = RawAddress::encode(message.to.remote);
         addresses[i] = address;
@@ -178,10 +188,17 @@ impl ReceiveBatch {
 
     /// Takes what has arrived, up to `limit` messages, without waiting.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, limit: usize) -> io::Result<usize> {
-        let limit = limit.min(MAX_BATCH);
+        if limit <= SMALL_BATCH {
+            self.receive_up_to::<SMALL_BATCH>(socket, limit)
+        } else {
+            self.receive_up_to::<MAX_BATCH>(socket, limit)
+        }
+    }
+
+    fn receive_up_to<const N: usize>(&mut self, socket: &UdpSocket, limit: usize) -> io::Result<usize> {
+        let limit = limit.min(N);
         // SAFETY: iovec and mmsghdr are plain data for which all zeros is a valid value.
-        let (mut vectors, mut headers): ([libc::iovec; MAX_BATCH], [libc::mmsghdr; MAX_BATCH]) =
-            unsafe { (zeroed(), zeroed()) };
+        let (mut vectors, mut headers): ([libc::iovec; N], [libc::mmsghdr; N]) = unsafe { (zeroed(), zeroed()) };
         for (i, buffer) in self.data.chunks_exact_mut(RECEIVE_BUFFER).take(limit).enumerate() {
             vectors[i] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
             let header = &mut headers[i].msg_hdr;
