@@ -156,3 +156,47 @@ fn datagrams_arrive_whole_and_unchanged() {
         }
     }
 }
+
+/// Two threads take packets from one queue: the one whose task it is, and the one that brings in what the host answers
+/// at once.
+#[test]
+fn datagrams_keep_their_order_while_pings_are_answered() {
+    const COUNT: u32 = 40_000;
+    const END: u32 = u32::MAX;
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::with(|options| options.queues = 1.try_into().unwrap());
+    pair.a.ping("10.77.0.2");
+    let bind = |host: &Host, address: &str| host.enter(|| std::net::UdpSocket::bind((address, 9000))).unwrap();
+    let (sender, receiver) = (bind(&pair.a, "10.77.0.1"), bind(&pair.b, "10.77.0.2"));
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    let send = |number: u32| sender.send_to(&number.to_be_bytes(), "10.77.0.2:9000").unwrap();
+
+    let pings = pair.b.spawn(&["timeout", "60", "ping", "-q", "-f", "10.77.0.1"]);
+    let numbers = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..COUNT {
+                send(number);
+                if number % 16 == 0 {
+                    // Everybody else's turn, so that most arrive.
+                    std::thread::sleep(std::time::Duration::from_micros(100));
+                }
+            }
+            for _ in 0..10 {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                send(END);
+            }
+        });
+        let number = || {
+            let mut bytes = [0; 4];
+            receiver.recv(&mut bytes).expect("a datagram, at least of those at the end");
+            u32::from_be_bytes(bytes)
+        };
+        std::iter::repeat_with(number).take_while(|number| *number != END).collect::<Vec<_>>()
+    });
+    pings.terminate();
+    assert!(numbers.len() > COUNT as usize / 10, "{} of {COUNT} arrived", numbers.len());
+    let overtaken = numbers.windows(2).find(|pair| pair[0] >= pair[1]);
+    assert_eq!(overtaken, None, "of {}", numbers.len());
+}
