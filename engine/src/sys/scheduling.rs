@@ -27,19 +27,45 @@ struct Attributes {
 /// # Errors
 /// Those of the kernel; a thread under another policy than the usual ones is left as it is and gives none.
 pub(crate) fn request_slice(slice: Duration) -> io::Result<()> {
-    let mut attributes = Attributes::default();
-    let size = size_of::<Attributes>() as u32;
-    let (this_thread, no_flags) = (0, 0);
-    // SAFETY: the kernel writes at most `size` bytes to `attributes`, which has so many, all plain numbers.
-    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, this_thread, &raw mut attributes, size, no_flags) };
-    check(got as libc::c_int)?;
+    let mut attributes = attributes()?;
     let usual = [libc::SCHED_OTHER, libc::SCHED_BATCH];
     if !usual.contains(&attributes.policy.cast_signed()) {
         return Ok(());
     }
-    attributes.size = size;
     attributes.runtime = slice.as_nanos() as u64;
+    let (this_thread, no_flags) = (0, 0);
     // SAFETY: the kernel reads `attributes.size` bytes, which is what there is.
     let set = unsafe { libc::syscall(libc::SYS_sched_setattr, this_thread, &raw const attributes, no_flags) };
     check(set as libc::c_int).map(drop)
+}
+
+/// Those of the calling thread.
+fn attributes() -> io::Result<Attributes> {
+    let size = size_of::<Attributes>() as u32;
+    let mut attributes = Attributes { size, ..Attributes::default() };
+    let (this_thread, no_flags) = (0, 0);
+    // SAFETY: the kernel writes at most `size` bytes to `attributes`, which has so many, all plain numbers.
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, this_thread, &raw mut attributes, size, no_flags) };
+    check(got as libc::c_int)?;
+    Ok(Attributes { size, ..attributes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_is_asked_for_and_nothing_else_changes() {
+        // A thread of its own: nobody else shall have the slice.
+        let (before, after) = std::thread::spawn(|| {
+            let before = attributes().unwrap();
+            request_slice(Duration::from_micros(300)).unwrap();
+            (before, attributes().unwrap())
+        })
+        .join()
+        .unwrap();
+        assert_eq!((after.policy, after.nice, after.priority), (before.policy, before.nice, before.priority));
+        // Kernels before 6.12 tell of none, or of the same as before.
+        assert!([300_000, before.runtime].contains(&after.runtime), "{} ns", after.runtime);
+    }
 }
