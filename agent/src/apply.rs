@@ -12,7 +12,8 @@ use std::{
 
 use tokio::time::Instant;
 use topology::{
-    DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, Plan, PublicKey, Route, Seconds, report::Backend,
+    DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, Plan, PublicKey, Route, Seconds,
+    report::{Backend, Batch},
 };
 
 use crate::{
@@ -87,6 +88,11 @@ impl<H: Host> Applier<H> {
     /// Packets that the device dropped, by cause, if it tells.
     pub fn drops(&self) -> BTreeMap<&'static str, u64> {
         self.device.as_ref().map(|current| current.device.drops()).unwrap_or_default()
+    }
+
+    /// What system calls of the device moved, by kind, if it tells.
+    pub fn batches(&self) -> BTreeMap<&'static str, Batch> {
+        self.device.as_ref().map(|current| current.device.batches()).unwrap_or_default()
     }
 
     /// What was changed on the host and on the device since this was asked last.

@@ -168,7 +168,8 @@ impl<H: Host> Mesh<H> {
                     // A question that is dropped is one without an answer.
                     if let Ok(peers) = self.applier.statistics().await {
                         let (moves, drops) = (self.applier.moves(), self.applier.drops());
-                        drop(question.send(Statistics { peers, moves, drops }));
+                        let batches = self.applier.batches();
+                        drop(question.send(Statistics { peers, moves, drops, batches }));
                     }
                 }
                 progress = self.writer.progress() => {

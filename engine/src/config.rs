@@ -102,6 +102,46 @@ pub struct DeviceStats {
     pub drops: Drops,
 }
 
+/// System calls of one kind, and the packets that they moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Calls that moved something.
+    pub calls: u64,
+    /// IP packets or UDP datagrams, each segment of a joined one for itself.
+    pub packets: u64,
+}
+
+impl Batch {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { calls: self.calls + other.calls, packets: self.packets + other.packets }
+    }
+}
+
+/// What system calls moved since the device was made: the more packets to a call, the less each one costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Batches {
+    /// Packets read from TUN.
+    pub tun_read: Batch,
+    /// Datagrams handed to the sockets, those that the kernel then refused included.
+    pub udp_send: Batch,
+    /// Datagrams taken from the sockets.
+    pub udp_receive: Batch,
+    /// Packets written to TUN, those that the kernel then refused included.
+    pub tun_write: Batch,
+}
+
+impl Batches {
+    /// Every kind of call by the name of its field.
+    pub fn by_call(&self) -> [(&'static str, Batch); 4] {
+        [
+            ("tun_read", self.tun_read),
+            ("udp_send", self.udp_send),
+            ("udp_receive", self.udp_receive),
+            ("tun_write", self.tun_write),
+        ]
+    }
+}
+
 /// Packets that went nowhere, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {

@@ -154,6 +154,6 @@ impl<'a> Control<'a> {
     }
 
     fn flush(&mut self) {
-        self.outbox.flush(self.shared.sockets().queue(0), &self.shared.drops);
+        self.outbox.flush(self.shared.sockets().queue(0), &self.shared.drops, &self.shared.calls.control);
     }
 }

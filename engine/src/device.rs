@@ -9,7 +9,7 @@ use crate::tun::Tun;
 use crate::uapi::{self, UapiSocket};
 use crate::update::PeerUpdate;
 use crate::wake::Wake;
-use crate::{DeviceStats, Drops, Error, Options, PeerConfig, PublicKey, Secret, control, egress, ingress};
+use crate::{Batches, DeviceStats, Drops, Error, Options, PeerConfig, PublicKey, Secret, control, egress, ingress};
 
 /// A WireGuard interface and the threads that move its packets.
 ///
@@ -123,6 +123,11 @@ impl Device {
     /// Packets that went nowhere since the device was made; cheaper than all of [`stats`](Self::stats).
     pub fn drops(&self) -> Drops {
         self.shared.drops.read()
+    }
+
+    /// How many packets each system call moved since the device was made.
+    pub fn batches(&self) -> Batches {
+        self.shared.calls.read()
     }
 
     /// The state of the device and its peers now.

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crate::calls::{Call, ThreadCalls};
 use crate::coalesce::Frame;
 use crate::drops::Cause;
 use crate::outbox::Outbox;
@@ -86,6 +87,7 @@ impl<'a> Egress<'a> {
 
     fn seal(&mut self, frame: &mut [u8]) -> Result<(), Cause> {
         let mut segments = Segments::of(frame).ok_or(Cause::TunMalformed)?;
+        self.calls().add(Call::TunRead, 1, segments.count());
         let peer = self.peer_for(segments.packet())?;
         let (mtu, now) = (usize::from(self.shared.mtu), self.shared.now());
         loop {
@@ -124,7 +126,11 @@ impl<'a> Egress<'a> {
     }
 
     fn flush(&mut self) {
-        self.outbox.flush(self.shared.sockets().queue(self.queue), &self.shared.drops);
+        self.outbox.flush(self.shared.sockets().queue(self.queue), &self.shared.drops, self.calls());
+    }
+
+    fn calls(&self) -> &'a ThreadCalls {
+        &self.shared.calls.egress[self.queue]
     }
 
     fn wait(&self, error: &io::Error, wake: &Wake) {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::coalesce::Coalescer;
+use crate::calls::{Call, ThreadCalls};
+use crate::coalesce::{Coalescer, Verdict};
 use crate::drops::Cause;
 use crate::egress::Egress;
 use crate::inbox::{HandshakeMessage, Standing};
@@ -93,15 +94,17 @@ impl<'a> Ingress<'a> {
         for _ in 0..ROUNDS {
             // An error is "nothing there", or one that an earlier datagram left on the socket.
             let Ok(received) = batch.receive(&socket.udp, self.limit) else { return };
-            let mut bytes = 0;
+            let (mut bytes, mut datagrams) = (0, 0);
             for index in 0..received {
                 let Some(message) = batch.message(index) else { continue };
                 bytes += message.payload.len();
+                datagrams += message.payload.len().div_ceil(message.segment);
                 self.take(batch.buffer(), message);
                 if self.coalescer.not_tcp() >= BURST {
                     self.deliver(batch.buffer(), sockets);
                 }
             }
+            self.calls().add(Call::UdpReceive, 1, datagrams);
             self.deliver(batch.buffer(), sockets);
             if received < self.limit {
                 self.limit = SMALL_BATCH;
@@ -207,17 +210,29 @@ impl<'a> Ingress<'a> {
     fn deliver(&mut self, buffer: &[u8], sockets: &Queue) {
         let (tun, drops) = (&self.shared.tun, &self.shared.drops);
         let (any, nobody_slows_down) = (!self.coalescer.is_empty(), self.coalescer.not_tcp() > 0);
-        self.coalescer.for_each_frame(buffer, |frame| tun.write(self.queue, &frame, drops));
+        let (mut frames, mut packets) = (0, 0);
+        self.coalescer.for_each_frame(buffer, |frame| {
+            let verdict = tun.write(self.queue, &frame, drops);
+            if verdict == Verdict::Done {
+                (frames, packets) = (frames + 1, packets + frame.packets);
+            }
+            verdict
+        });
+        self.calls().add(Call::TunWrite, frames, packets);
         self.coalescer.clear();
         if any {
             self.egress.help();
         }
-        self.outbox.flush(sockets, drops);
+        self.outbox.flush(sockets, drops, self.calls());
         self.pass_handshakes_on();
         if nobody_slows_down {
             // On a busy machine whoever these packets are for would else not run before its buffer is full.
             thread::yield_now();
         }
+    }
+
+    fn calls(&self) -> &'a ThreadCalls {
+        &self.shared.calls.ingress[self.queue]
     }
 
     /// Gives the handshake messages of the last batch to the control thread.

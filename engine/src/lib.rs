@@ -41,6 +41,7 @@
 #![deny(unsafe_code)]
 
 mod allowed_ips;
+mod calls;
 mod checksum;
 mod coalesce;
 mod config;
@@ -80,7 +81,7 @@ mod update;
 mod vnet;
 mod wake;
 
-pub use config::{DEFAULT_UAPI_DIR, DeviceStats, Drops, Options, PeerConfig, PeerStats};
+pub use config::{Batch, Batches, DEFAULT_UAPI_DIR, DeviceStats, Drops, Options, PeerConfig, PeerStats};
 pub use device::Device;
 pub use error::Error;
 pub use secret::{PublicKey, Secret};

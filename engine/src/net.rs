@@ -158,30 +158,31 @@ impl Socket {
         Ok(Self { udp, segmentation: AtomicBool::new(segmentation), waits })
     }
 
-    /// Sends all messages, in order. What the kernel refuses is counted and forgotten.
-    pub(crate) fn send(&self, messages: &[Message<'_>], drops: &DropCounters) {
-        let mut rest = messages;
+    /// Sends all messages, in order, and returns with how many calls. What the kernel refuses is counted and forgotten.
+    pub(crate) fn send(&self, messages: &[Message<'_>], drops: &DropCounters) -> usize {
+        let (mut rest, mut calls) = (messages, 0);
         while let Some(first) = rest.first() {
             if first.segment.is_some() && !self.segmentation.load(Ordering::Relaxed) {
-                self.send_cut(first, drops);
+                calls += self.send_cut(first, drops);
                 rest = &rest[1..];
                 continue;
             }
+            calls += 1;
             match udp::send(&self.udp, rest, self.waits) {
                 Ok(sent) => rest = rest.get(sent.max(1)..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if first.segment.is_some() && self.refuses_segments(&error) => {
-                    self.send_cut(first, drops);
+                    calls += self.send_cut(first, drops);
                     rest = &rest[1..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // There will be no room for the others either.
                     drops.add(Cause::UdpSend, rest.iter().map(datagrams).sum());
-                    return;
+                    break;
                 }
                 // The address may not be ours any more, or not have a way there; routing may know another one.
                 Err(_) if first.to.local.is_some() => {
-                    self.send(&[Message { to: first.to.routed(), ..*first }], drops);
+                    calls += self.send(&[Message { to: first.to.routed(), ..*first }], drops);
                     rest = &rest[1..];
                 }
                 Err(_) => {
@@ -190,6 +191,7 @@ impl Socket {
                 }
             }
         }
+        calls
     }
 
     /// Whether the message may pass when it is cut here and not in the kernel.
@@ -208,11 +210,11 @@ impl Socket {
         }
     }
 
-    fn send_cut(&self, message: &Message<'_>, drops: &DropCounters) {
+    fn send_cut(&self, message: &Message<'_>, drops: &DropCounters) -> usize {
         let size = message.segment.map_or(message.payload.len(), usize::from).max(1);
         let single: Vec<_> =
             message.payload.chunks(size).map(|payload| Message { payload, segment: None, ..*message }).collect();
-        self.send(&single, drops);
+        self.send(&single, drops)
     }
 }
 

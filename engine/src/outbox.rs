@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::calls::{Call, ThreadCalls};
 use crate::drops::{Cause, DropCounters};
 use crate::net::Queue;
 use crate::path::Path;
@@ -98,7 +99,7 @@ impl Outbox {
     }
 
     /// Sends everything.
-    pub(crate) fn flush(&mut self, sockets: &Queue, drops: &DropCounters) {
+    pub(crate) fn flush(&mut self, sockets: &Queue, drops: &DropCounters, calls: &ThreadCalls) {
         for runs in self.runs.chunk_by(|a, b| a.to.remote.is_ipv4() == b.to.remote.is_ipv4()) {
             let Some(socket) = runs.first().and_then(|run| sockets.for_address(&run.to.remote)) else {
                 drops.add(Cause::UdpSend, runs.iter().map(|run| run.count).sum());
@@ -106,7 +107,8 @@ impl Outbox {
             };
             for batch in runs.chunks(MAX_BATCH) {
                 let messages: Vec<_> = batch.iter().map(|run| run.message(&self.buffer)).collect();
-                socket.send(&messages, drops);
+                let made = socket.send(&messages, drops);
+                calls.add(Call::UdpSend, made, batch.iter().map(|run| run.count).sum());
             }
         }
         self.runs.clear();

@@ -65,6 +65,14 @@ impl<'a> Segments<'a> {
         self.packet
     }
 
+    /// How many segments there are.
+    pub(crate) fn count(&self) -> usize {
+        match &self.plan {
+            Plan::Whole => 1,
+            Plan::Cut(cut) => cut.count,
+        }
+    }
+
     /// Length of the longest segment.
     pub(crate) fn longest(&self) -> usize {
         match &self.plan {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Instant;
 
 use crate::DeviceStats;
+use crate::calls::Calls;
 use crate::drops::DropCounters;
 use crate::greetings::Greetings;
 use crate::identity::Identity;
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) greetings: Greetings,
     pub(crate) drops: DropCounters,
+    pub(crate) calls: Calls,
     pub(crate) wakes: Wakes,
     /// One for each queue: who may take packets from it. What was taken is sent before the turn ends, so that packets
     /// keep their order.
@@ -58,6 +60,7 @@ impl Shared {
             greetings: Greetings::default(),
             drops: DropCounters::default(),
             turns: wakes.egress.iter().map(|_| Mutex::default()).collect(),
+            calls: Calls::new(wakes.ingress.len()),
             wakes,
             writer: Mutex::default(),
             table: RwLock::default(),

@@ -43,6 +43,13 @@ fn transfers(offload: bool) {
     {
         transfer(from, to, address.parse().unwrap(), 16 << 20);
     }
+    for (near, far) in [(&pair.device_a, &pair.device_b), (&pair.device_b, &pair.device_a)] {
+        let (near, far) = (near.batches(), far.batches());
+        assert!(near.tun_read.packets > 0 && far.tun_write.packets > 0, "{near:?} {far:?}");
+        assert!(near.udp_send.packets >= far.udp_receive.packets, "{near:?} {far:?}");
+        let tun = [near.tun_read, near.tun_write];
+        assert!(tun.iter().all(|tun| if offload { tun.packets > tun.calls } else { tun.packets == tun.calls }), "{tun:?}");
+    }
 }
 
 /// Several flows at once, over several threads for each direction, through a change of the port.

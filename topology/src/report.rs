@@ -138,9 +138,21 @@ pub struct Report {
     /// Packets that went nowhere, by cause; empty unless the agent itself moves them.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
+    /// What system calls moved, by kind; empty unless the agent itself moves packets.
+    #[serde(default)]
+    pub batches: BTreeMap<String, Batch>,
     /// The WireGuard peers, other segments and Peer objects, ordered by label.
     #[serde(default)]
     pub peers: Vec<PeerReport>,
+}
+
+/// System calls of one kind, and the packets that they moved, since the interface was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Calls that moved something.
+    pub calls: u64,
+    /// IP packets or UDP datagrams, each segment of a joined one for itself.
+    pub packets: u64,
 }
 
 /// How the watch of Nodes does, by the agent's own check-ins: each is written to the API server and has to
@@ -204,6 +216,7 @@ impl Report {
             left_out: BTreeMap::new(),
             watch: Watch::default(),
             drops: BTreeMap::new(),
+            batches: BTreeMap::new(),
             peers: Vec::new(),
         }
     }
@@ -345,7 +358,7 @@ mod tests {
             "interface": "kilo0", "backend": null, "mtu": null, "listenPort": 51820, "wireguardIps": ["10.4.0.1/16"],
             "segment": "location:a", "leader": true, "idle": null, "applied": null, "problems": [],
             "apiProblems": [], "names": {}, "leftOut": {},
-            "watch": {"heard": null, "lagMilliseconds": null}, "drops": {},
+            "watch": {"heard": null, "lagMilliseconds": null}, "drops": {}, "batches": {},
             "peers": [
                 {"label": "location:b", "publicKey": key(2), "endpoint": "198.51.100.7:4500",
                  "lastHandshake": 1_700_000_000, "rxBytes": 5, "txBytes": 6, "endpointChanges": 3, "allowedIps": 3,

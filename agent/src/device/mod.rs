@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use futures::future::BoxFuture;
 use topology::{
     DeviceDiff, DevicePlan, InterfaceName, PeerStatistics, PublicKey, SecretKey,
-    report::{Backend, PORT},
+    report::{Backend, Batch, PORT},
 };
 
 use self::{kernel::Kernel, userspace::Userspace};
@@ -118,6 +118,11 @@ pub trait Device: Send {
 
     /// Packets that went nowhere, by cause; empty where nobody counts them.
     fn drops(&self) -> BTreeMap<&'static str, u64> {
+        BTreeMap::new()
+    }
+
+    /// What system calls moved, by kind; empty where nobody counts them.
+    fn batches(&self) -> BTreeMap<&'static str, Batch> {
         BTreeMap::new()
     }
 

@@ -6,7 +6,10 @@ use futures::{
     FutureExt,
     future::{BoxFuture, ready},
 };
-use topology::{DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, PublicKey, report::Backend};
+use topology::{
+    DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, PublicKey,
+    report::{Backend, Batch},
+};
 
 use super::{
     Device, DeviceError, DeviceFactory, Made, Settings,
@@ -113,6 +116,11 @@ impl Device for InProcess {
 
     fn drops(&self) -> BTreeMap<&'static str, u64> {
         self.device.drops().by_cause().into()
+    }
+
+    fn batches(&self) -> BTreeMap<&'static str, Batch> {
+        let told = |(call, batch): (_, engine::Batch)| (call, Batch { calls: batch.calls, packets: batch.packets });
+        self.device.batches().by_call().map(told).into()
     }
 
     fn backend(&self) -> Backend {

@@ -24,7 +24,7 @@ use tokio::{
 };
 use topology::{
     PeerStatistics, PublicKey,
-    report::{Problem, Report, unix_seconds},
+    report::{Batch, Problem, Report, unix_seconds},
 };
 
 use super::{Refusal, Shared};
@@ -48,6 +48,8 @@ pub struct Statistics {
     pub moves: BTreeMap<PublicKey, u64>,
     /// Packets that the device dropped, by cause.
     pub drops: BTreeMap<&'static str, u64>,
+    /// What its system calls moved, by kind.
+    pub batches: BTreeMap<&'static str, Batch>,
 }
 
 /// Asks the event loop for the device's statistics.
@@ -95,9 +97,10 @@ impl Reporter {
         let (statistics, ()) = tokio::join!(self.statistics(), memory.measure(&self.echo, addresses));
         report.time = unix_seconds(SystemTime::now());
         match statistics {
-            Some(Statistics { peers, moves, drops }) => {
+            Some(Statistics { peers, moves, drops, batches }) => {
                 report.add_statistics(&peers, &moves);
                 report.drops = drops.into_iter().map(|(cause, count)| (cause.to_owned(), count)).collect();
+                report.batches = batches.into_iter().map(|(call, batch)| (call.to_owned(), batch)).collect();
             }
             None => {
                 report.problems.push(problem("statistics", "neither the event loop nor the device gives an answer"))

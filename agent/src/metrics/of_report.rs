@@ -1,7 +1,7 @@
 //! Metrics of what an agent tells of itself: made anew from its report at each scrape, so that the series of a
 //! peer that is gone go with it.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
@@ -10,7 +10,7 @@ use prometheus_client::{
 use topology::{
     health::Check,
     label::shorten,
-    report::{Backend, PeerReport, Report},
+    report::{Backend, Batch, PeerReport, Report},
 };
 
 /// As long as the longest name of an object (RFC 1123 subdomain); a location may be called anything.
@@ -41,6 +41,7 @@ pub(super) fn registry(report: &Report, checks: &[Check]) -> Registry {
     }
     let help = "Packets that WireGuard in userspace dropped, by cause; the kernel does not tell";
     registry.register("kilo_dropped_packets", help, drops);
+    batches(&mut registry, &report.batches);
     peers(&mut registry, &report.peers);
     registry
 }
@@ -61,6 +62,19 @@ fn watch(registry: &mut Registry, report: &Report) {
         let lag = fraction(Duration::from_millis(lag));
         registry.register_with_unit("kilo_watch_lag", help, Unit::Seconds, lag);
     }
+}
+
+fn batches(registry: &mut Registry, batches: &BTreeMap<String, Batch>) {
+    let (calls, packets) = (Counters::default(), Counters::default());
+    for (call, batch) in batches {
+        let labels = [("call", call.clone())];
+        calls.get_or_create(&labels).inc_by(batch.calls);
+        packets.get_or_create(&labels).inc_by(batch.packets);
+    }
+    let help = "System calls by which WireGuard in userspace moved packets";
+    registry.register("kilo_data_path_calls", help, calls);
+    let help = "Packets and datagrams that these calls moved, those of a joined one each";
+    registry.register("kilo_data_path_packets", help, packets);
 }
 
 fn peers(registry: &mut Registry, peers: &[PeerReport]) {

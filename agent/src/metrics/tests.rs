@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use topology::{
     PublicKey,
-    report::{PeerReport, Watch},
+    report::{Batch, PeerReport, Watch},
 };
 
 use super::*;
@@ -45,6 +45,7 @@ fn scrape(peers: Vec<PeerReport>) -> String {
         applied: Some(1_700_000_002),
         left_out: [("gone".into(), "does not check in".to_owned())].into(),
         drops: [("no_peer".to_owned(), 4)].into(),
+        batches: [("tun_read".to_owned(), Batch { calls: 2, packets: 80 })].into(),
         peers,
         ..Report::new("me".into(), "1.2.3", "kilo0".into())
     };
@@ -76,6 +77,8 @@ fn names_labels_and_values() {
         "kilo_watch_lag_seconds 0.25",
         "kilo_ready{check=\"watch\"} 1",
         "kilo_dropped_packets_total{cause=\"no_peer\"} 4",
+        "kilo_data_path_calls_total{call=\"tun_read\"} 2",
+        "kilo_data_path_packets_total{call=\"tun_read\"} 80",
         "kilo_peer_last_handshake_timestamp_seconds{peer=\"location:b\"} 1700000000",
         "kilo_peer_received_bytes_total{peer=\"location:b\"} 5",
         "kilo_peer_sent_bytes_total{peer=\"location:b\"} 6",
