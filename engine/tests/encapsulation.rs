@@ -37,6 +37,17 @@ impl Chain {
     }
 }
 
+/// A chain of each kind that the kernel has, one after the other.
+fn chains() -> impl Iterator<Item = Chain> {
+    ["vxlan", "geneve"].into_iter().filter_map(|kind| {
+        let chain = Chain::of(kind);
+        if chain.is_none() {
+            eprintln!("SKIPPED: needs {kind}");
+        }
+        chain
+    })
+}
+
 /// An encapsulating device between two hosts over a wire of theirs, with the addresses 10.88.0.n and fd88::n.
 fn encapsulate(kind: &str, net: u8, a: (&Host, u8), b: (&Host, u8)) -> bool {
     [(a, b), (b, a)].into_iter().all(|((host, number), (_, other))| {
@@ -78,11 +89,7 @@ fn what_comes_out_of_the_tunnel_may_be_encapsulated() {
     if !can_run() {
         return;
     }
-    for kind in ["vxlan", "geneve"] {
-        let Some(chain) = Chain::of(kind) else {
-            eprintln!("SKIPPED: needs {kind}");
-            continue;
-        };
+    for chain in chains() {
         let (a, c) = (&chain.a, &chain.c);
         wait_until("the way is there", SOON, || a.reaches("10.88.0.3"));
         bursts(a, c, "10.88.0.3");
@@ -98,11 +105,7 @@ fn the_tunnel_may_run_over_an_encapsulation() {
     if !can_run() {
         return;
     }
-    for kind in ["vxlan", "geneve"] {
-        let Some(chain) = Chain::of(kind) else {
-            eprintln!("SKIPPED: needs {kind}");
-            continue;
-        };
+    for chain in chains() {
         // Another tunnel, from c over the encapsulation to b.
         chain.c.run(&["ip", "route", "del", "10.77.0.0/24"]);
         let device_c = device(&chain.c, 3, |_| ());

@@ -3,7 +3,7 @@
 
 use kube::{
     Api,
-    core::{ApiResource, DynamicObject},
+    core::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -31,13 +31,7 @@ impl From<DynamicObject> for ProviderRecord {
 
 fn api_resource(resource: CustomResource) -> ApiResource {
     let CustomResource { group, version, kind, plural } = resource;
-    ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: format!("{group}/{version}"),
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    }
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
 }
 
 /// Sends what happens to the objects in which `source` has the pod CIDRs of `node`, until the receiver is gone;
