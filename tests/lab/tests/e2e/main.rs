@@ -34,6 +34,7 @@ mod mesh;
 mod monitoring;
 mod names;
 mod nat;
+mod node_policy;
 mod outage;
 mod peers;
 mod plugins;
