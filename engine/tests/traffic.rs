@@ -48,7 +48,10 @@ fn transfers(offload: bool) {
         assert!(near.tun_read.packets > 0 && far.tun_write.packets > 0, "{near:?} {far:?}");
         assert!(near.udp_send.packets >= far.udp_receive.packets, "{near:?} {far:?}");
         let tun = [near.tun_read, near.tun_write];
-        assert!(tun.iter().all(|tun| if offload { tun.packets > tun.calls } else { tun.packets == tun.calls }), "{tun:?}");
+        assert!(
+            tun.iter().all(|tun| if offload { tun.packets > tun.calls } else { tun.packets == tun.calls }),
+            "{tun:?}"
+        );
     }
 }
 
