@@ -5,13 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use lab::{Access, Lab, RIGHTS, Spec};
 
 use crate::chart::repository;
-use crate::support::{DEADLINE, PACE, in_lab};
+use crate::support::{DEADLINE, PACE, in_lab, skipped};
 
-/// What may be in the image beside `kg`, in bytes; the Dockerfile holds a release build to 30 MB in all.
+/// What may be in the image, in bytes, as in the Dockerfile.
+const LIMIT: u64 = 30_000_000;
+/// What may be in it beside `kg`: the tests' own is no release build.
 const LIMIT_WITHOUT_KG: u64 = 17_000_000;
 
 /// Makes `$1` the root, read-only but for what is mounted there, and runs the rest of the arguments in it.
@@ -32,13 +34,17 @@ mount --bind /run/wireguard "$root/var/run/wireguard"
 exec "$@"
 "#;
 
+/// Puts the image's files with this `kg` into a directory; gives their size in bytes.
+fn rootfs(kg: &Path, root: &Path) -> Result<u64> {
+    let output = Command::new(repository("image/rootfs")).args([kg, root]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
 /// Builds the image's files and what a container runtime adds to be mounted on; gives their directory.
 fn build(lab: &Lab) -> Result<PathBuf> {
     let root = lab.directory().join("image");
-    let kg = lab::program("kg")?;
-    let output = Command::new(repository("image/rootfs")).args([&kg, &root]).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let bytes: u64 = String::from_utf8(output.stdout)?.trim().parse()?;
+    let bytes = rootfs(&lab::program("kg")?, &root)?;
     let rest = bytes - fs::metadata(root.join("opt/bin/kg"))?.len();
     ensure!(rest <= LIMIT_WITHOUT_KG, "{rest} bytes beside kg");
     for file in ["etc/hosts", "etc/resolv.conf"] {
@@ -58,6 +64,24 @@ fn in_image(root: &Path) -> Vec<String> {
 
 fn rights() -> String {
     RIGHTS.map(|word| word.replace("+net_raw", "+net_raw,+sys_chroot")).join(" ")
+}
+
+/// Of a release build, if there is one beside the tests' own: `make demo` and image/size make it.
+#[test]
+fn the_image_is_small() -> Result<()> {
+    let built = lab::program("kg")?;
+    let kg = built.parent().and_then(Path::parent).context("target directory")?.join("release/kg");
+    if !kg.exists() {
+        return skipped(&anyhow!("no release build of kg; image/size makes one"));
+    }
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    let bytes = rootfs(&kg, &root)?;
+    fs::remove_dir_all(&root)?;
+    ensure!(bytes <= LIMIT, "{bytes} bytes");
+    Ok(())
 }
 
 #[test]

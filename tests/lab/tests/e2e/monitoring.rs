@@ -12,7 +12,7 @@ use kube::{Api, api::ListParams};
 use lab::{Access, Lab, Spec, spawn};
 use serde_json::{Value, json};
 
-use crate::support::{bring_up, in_lab, pod_cidr, skipped, wait, wait_route};
+use crate::support::{bring_up, in_lab, pod_cidr, skipped, wait, wait_leaders, wait_route};
 
 fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/monitoring")
@@ -181,19 +181,46 @@ fn what_a_person_should_see_is_an_event(lab: &Lab) -> Result<()> {
         "Node paris-2 Ignored by paris-2: kilo.squat.ai/force-endpoint: ",
         "Peer second Ignored by paris-1: ",
     ] {
-        wait(lab, expected, || {
-            let events = events(lab)?;
-            let count = events.iter().filter(|event| event.starts_with(expected)).count();
-            ensure!(count == 1, "{count} times in {events:#?}");
-            Ok(true)
-        })?;
+        wait_event(lab, expected)?;
     }
     let all = events(lab)?;
     let others = all.iter().filter(|event| !event.contains(" by paris-1") && event.starts_with("Peer "));
     ensure!(others.count() == 0, "Peers are told of by others, too: {all:#?}");
     lab.delete_peer("first")?;
     lab.delete_peer("second")?;
-    lab.annotate("paris-2", "force-endpoint", None)
+    lab.annotate("paris-2", "force-endpoint", None)?;
+    names_without_address_are_told(lab)?;
+    a_change_of_leader_is_told(lab)
+}
+
+/// Waits for the one Event that begins so.
+fn wait_event(lab: &Lab, beginning: &str) -> Result<()> {
+    wait(lab, beginning, || {
+        let events = events(lab)?;
+        let count = events.iter().filter(|event| event.starts_with(beginning)).count();
+        ensure!(count == 1, "{count} times in {events:#?}");
+        Ok(true)
+    })
+}
+
+fn names_without_address_are_told(lab: &Lab) -> Result<()> {
+    let endpoint = json!({ "dnsOrIP": { "dns": "peer.invalid" }, "port": 51820 });
+    let key = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
+    lab.apply_peer("away", &json!({ "publicKey": key, "allowedIPs": ["10.5.0.3/32"], "endpoint": endpoint }))?;
+    lab.annotate("rome-1", "force-endpoint", Some("node.invalid:51820"))?;
+    wait_event(lab, "Peer away EndpointUnresolved by paris-1: peer.invalid: ")?;
+    wait_event(lab, "Node rome-1 EndpointUnresolved by rome-1: node.invalid: ")?;
+    lab.annotate("rome-1", "force-endpoint", None)?;
+    lab.delete_peer("away")
+}
+
+fn a_change_of_leader_is_told(lab: &Lab) -> Result<()> {
+    lab.annotate("paris-2", "leader", Some(""))?;
+    wait_event(lab, "Node paris-1 NotLeading by paris-1: no longer leads location:paris")?;
+    wait_event(lab, "Node paris-2 Leading by paris-2: leads location:paris")?;
+    lab.annotate("paris-2", "leader", None)?;
+    wait_event(lab, "Node paris-2 NotLeading by paris-2: no longer leads location:paris")?;
+    wait_leaders(lab, &["paris-1", "rome-1"])
 }
 
 fn what_somebody_removes_is_counted(lab: &Lab) -> Result<()> {
