@@ -3,10 +3,11 @@
 CARGO := scripts/with-rust cargo
 ARGS ?=
 
-.PHONY: help setup demo test bench fmt lint doc docs manifests fuzz clean
+.PHONY: help setup demo kgctl test bench fmt lint doc docs manifests fuzz clean
 
 help:
 	@echo "make demo [ARGS=--keep]   bring up a mesh over three locations on this machine and look at it"
+	@echo "make kgctl                build the command line, target/release/kgctl"
 	@echo "make test                 everything that CI runs"
 	@echo "make bench                how fast it is, compared with others"
 	@echo "make fmt lint doc fuzz    the same in parts; fuzz takes ARGS='SECONDS [TARGET...]'"
@@ -19,6 +20,10 @@ setup:
 
 demo:
 	@scripts/demo $(ARGS)
+
+kgctl:
+	scripts/setup
+	$(CARGO) build --release --locked --workspace --bin kgctl
 
 test:
 	@scripts/test
