@@ -15,6 +15,7 @@ use topology::{
 
 use crate::{
     duration,
+    http::Allow,
     logging::{LogFormat, LogLevel},
     os::install,
     webhook,
@@ -90,6 +91,11 @@ pub struct Args {
     /// Name of this node in the cluster; by default the hostname
     #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
     pub hostname: String,
+
+    /// Who may ask at --listen for more than health: any, nodes (those of the cluster), or these networks; repeatable, or
+    /// separated by commas
+    #[arg(long, default_value = "any", value_name = "any|nodes|CIDR", value_delimiter = ',')]
+    pub http_allow: Vec<Allow>,
 
     /// Name of the WireGuard interface
     #[arg(long, default_value = "kilo0", value_name = "NAME")]
@@ -292,6 +298,8 @@ pub struct Options {
     pub prioritise_private_addresses: bool,
     /// Where HTTP is served, as `host:port`.
     pub listen: String,
+    /// Who may ask there for more than health.
+    pub http_allow: Vec<Allow>,
     /// Kubeconfig file.
     pub kubeconfig: Option<PathBuf>,
     /// Address of the API server.
@@ -350,6 +358,7 @@ impl Args {
             local_routes: self.local,
             prioritise_private_addresses: self.prioritise_private_addresses,
             listen: self.listen,
+            http_allow: self.http_allow,
             kubeconfig: given(self.kubeconfig).map(PathBuf::from),
             master: given(self.master),
             topology_label: self.topology_label,

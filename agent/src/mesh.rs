@@ -37,7 +37,7 @@ use crate::{
     flags::Options,
     health::Pulse,
     host::{Facts, Failure, Host},
-    http::{Question, Statistics},
+    http::{NodeAddresses, Question, Statistics},
     metrics::Metrics,
     mtu::{self, Mtus},
     os::watch::Change,
@@ -74,6 +74,8 @@ pub struct Channels {
     pub report: watch::Sender<Report>,
     /// What people should see at the objects themselves.
     pub news: events::Sender,
+    /// Where others read what addresses nodes have.
+    pub nodes: NodeAddresses,
 }
 
 /// Why the loop ended although nobody asked it to.
@@ -155,6 +157,9 @@ impl<H: Host> Mesh<H> {
                 () = stop.cancelled() => break,
                 event = channels.events.recv() => {
                     let event = event.ok_or(LoopError::Deaf("the watch of the cluster"))?;
+                    if let Event::Node(change) = &event {
+                        channels.nodes.note(change);
+                    }
                     self.on_event(event);
                     self.tell_of_cluster(&channels.report);
                 }

@@ -95,9 +95,17 @@ async fn run(options: Options) -> Result<()> {
     tasks.spawn(watched("the writing of Events", teller));
     let (limits, http_port) = (limits(&options), listener.local_addr()?.port());
     let (metrics_shown, pulse_shown) = (metrics.clone(), pulse.clone());
-    let sources =
-        http::Sources { metrics: metrics_shown, pulse: pulse_shown, topology: latest, reporter, prober, diagnoser };
-    let shared = http::Shared::new(sources, limits, http_port);
+    let nodes = http::NodeAddresses::default();
+    let sources = http::Sources {
+        metrics: metrics_shown,
+        pulse: pulse_shown,
+        topology: latest,
+        reporter,
+        prober,
+        diagnoser,
+        nodes: nodes.clone(),
+    };
+    let shared = http::Shared::new(sources, limits, options.http_allow.clone(), http_port);
     tasks.spawn(serve(listener, shared));
 
     let identity = Identity {
@@ -111,7 +119,7 @@ async fn run(options: Options) -> Result<()> {
     let resolver = Resolver::new(resolver::system(), options.resync_period);
     let writer = Writer::new(client, name.to_string());
     let mesh = Mesh::new(options, name, identity, applier, resolver, writer, metrics);
-    let channels = Channels { events, host_changes, questions, renewal, pulse, topology, report, news };
+    let channels = Channels { events, host_changes, questions, renewal, pulse, topology, report, news, nodes };
     tokio::select! {
         result = mesh.run(channels, stop) => Ok(result?),
         Some(ended) = tasks.join_next() => Err(ended.unwrap_or_else(anyhow::Error::from)),

@@ -189,7 +189,6 @@ pub fn default_subnets() -> anyhow::Result<Vec<IpNet>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     const NOW: i64 = 1_700_000_000;
 
@@ -208,9 +207,7 @@ mod tests {
             name: name.to_owned(),
             annotations: annotations.map(|(key, value)| (key.to_owned(), value)).into(),
             pod_cidrs: vec![format!("10.42.{n}.0/24")],
-            labels: BTreeMap::new(),
-            created: 0,
-            addresses: vec![],
+            ..NodeRecord::default()
         }
     }
 

@@ -89,6 +89,8 @@ pub struct NodeRecord {
     pub pod_cidrs: Vec<String>,
     /// The IP addresses in `status.addresses`.
     pub addresses: Vec<IpAddr>,
+    /// Those of them whose type is `InternalIP`.
+    pub internal_addresses: Vec<IpAddr>,
 }
 
 impl From<NodeView> for NodeRecord {
@@ -100,7 +102,8 @@ impl From<NodeView> for NodeRecord {
             labels: meta.labels.unwrap_or_default(),
             annotations: meta.annotations.unwrap_or_default(),
             pod_cidrs: pod_cidrs(&node.spec),
-            addresses: addresses(&node.status.addresses),
+            addresses: addresses(&node.status.addresses, |_| true),
+            internal_addresses: addresses(&node.status.addresses, |kind| kind == "InternalIP"),
         }
     }
 }
@@ -111,8 +114,10 @@ fn pod_cidrs(spec: &Value) -> Vec<String> {
     if list.is_empty() { texts(spec.get("podCIDR").map(std::slice::from_ref).unwrap_or_default()) } else { texts(list) }
 }
 
-fn addresses(list: &Value) -> Vec<IpAddr> {
-    let texts = list.as_array().into_iter().flatten().filter_map(|entry| entry.get("address")?.as_str());
+fn addresses(list: &Value, is_wanted: impl Fn(&str) -> bool) -> Vec<IpAddr> {
+    let is_of_kind = |entry: &&Value| is_wanted(entry.get("type").and_then(Value::as_str).unwrap_or_default());
+    let entries = list.as_array().into_iter().flatten().filter(is_of_kind);
+    let texts = entries.filter_map(|entry| entry.get("address")?.as_str());
     texts.filter_map(|text| text.parse().ok()).collect()
 }
 
@@ -165,13 +170,15 @@ mod tests {
             "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"l": "1"}, "annotations": {"a": "2"}},
             "spec": {"podCIDR": "10.42.0.0/24", "podCIDRs": ["10.42.0.0/24", "fd42::/64"]},
             "status": {"images": "not even an array",
-                       "addresses": [{"type": "Hostname", "address": "a"}, {"address": "10.0.0.1"}, "b", {"address": 5}]},
+                       "addresses": [{"type": "Hostname", "address": "a"}, {"address": "10.0.0.1"}, "b",
+                                     {"type": "InternalIP", "address": "10.0.0.2"}, {"address": 5}]},
         }))
         .unwrap();
         let record = NodeRecord::from(node);
         assert_eq!((record.name.as_str(), record.created), ("a", 1_767_225_600));
         assert_eq!(record.pod_cidrs, ["10.42.0.0/24", "fd42::/64"]);
-        assert_eq!(record.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(record.addresses, ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap()));
+        assert_eq!(record.internal_addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         assert_eq!((&record.labels["l"], &record.annotations["a"]), (&"1".to_owned(), &"2".to_owned()));
     }
 

@@ -34,6 +34,7 @@ fn the_defaults_are_kilos() {
             local_routes: true,
             prioritise_private_addresses: false,
             listen: "[::]:1107".into(),
+            http_allow: vec![Allow::Any],
             kubeconfig: None,
             master: None,
             topology_label: "topology.kubernetes.io/region".into(),
@@ -74,6 +75,10 @@ fn each_flag_does_what_it_says() {
         (&["--encapsulation-device=vxlan"], |o| o.encapsulation_device = EncapsulationDevice::Vxlan),
         (&["--iptables-forward-rules"], |o| o.iptables_forward_rules = true),
         (&["--create-interface=false"], |o| o.create_interface = false),
+        (&["--http-allow=nodes,10.42.1.0/16", "--http-allow=fd00::/8"], |o| {
+            let networks = ["10.42.0.0/16", "fd00::/8"].map(|net| Allow::Network(net.parse().unwrap()));
+            o.http_allow = [Allow::Nodes].into_iter().chain(networks).collect();
+        }),
         (&["--hostname=a"], |o| o.node = Some("a".into())),
         (&["--hostname", "a"], |o| o.node = Some("a".into())),
         (&["--interface=wg7"], |o| o.interface = "wg7".into()),
@@ -146,6 +151,8 @@ fn what_cannot_be_done_is_refused_by_name() {
         (&["--mtu=70000"], "--mtu"),
         (&["--port=0"], "--port"),
         (&["--port=65536"], "--port"),
+        (&["--http-allow=everybody"], "--http-allow"),
+        (&["--http-allow=10.42.0.1"], "--http-allow"),
         (&["--listen=1107"], "--listen"),
         (&["--listen=:http"], "--listen"),
         (&["--local=no"], "--local"),

@@ -2,8 +2,10 @@
 //! knows of its own part at `/status`, all that as a page at `/`, what it knows of its host at `/diagnose`; and what it tries on request, at
 //! `/probe`.
 //!
-//! Whoever reaches the port may ask, so nothing here is secret, and no number of requests costs much.
+//! Whoever reaches the port may ask for health, and who else may ask for the rest `--http-allow` says: by default
+//! everybody, so nothing here is secret, and no number of requests costs much.
 
+mod access;
 mod diagnose;
 mod graph;
 mod health;
@@ -12,12 +14,13 @@ mod page;
 mod probe;
 mod status;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -33,6 +36,7 @@ use topology::{
     report,
 };
 
+pub use access::{Allow, NodeAddresses};
 pub use status::{Question, Reporter, Statistics};
 
 use self::others::Others;
@@ -58,6 +62,9 @@ pub struct Shared {
     others: Arc<Others>,
     /// How old may be what the agent says it did.
     limits: Limits,
+    /// Who may see more than health.
+    allow: Arc<[Allow]>,
+    nodes: NodeAddresses,
     /// One drawing at a time: whoever can reach the port must not be able to fill the machine.
     drawing: Arc<Semaphore>,
     /// Graphviz' program.
@@ -78,15 +85,31 @@ pub struct Sources {
     pub prober: Prober,
     /// Who looks at the host.
     pub diagnoser: Diagnoser,
+    /// Where the nodes are.
+    pub nodes: NodeAddresses,
 }
 
 impl Shared {
-    /// Shows `sources`, judged by `limits`. Other agents listen at `port`.
-    pub fn new(sources: Sources, limits: Limits, port: u16) -> Self {
-        let Sources { metrics, pulse, topology, reporter, prober, diagnoser } = sources;
+    /// Shows `sources`, judged by `limits`, to those whom one of `allow` admits. Other agents listen at `port`.
+    pub fn new(sources: Sources, limits: Limits, allow: Vec<Allow>, port: u16) -> Self {
+        let Sources { metrics, pulse, topology, reporter, prober, diagnoser, nodes } = sources;
+        let allow = allow.into();
         let (reporter, prober, diagnoser) = (Arc::new(reporter), Arc::new(prober), Arc::new(diagnoser));
         let (drawing, others) = (Arc::new(Semaphore::new(1)), Arc::new(Others::new(port)));
-        Self { metrics, pulse, topology, reporter, prober, diagnoser, others, limits, drawing, dot: "dot" }
+        Self {
+            metrics,
+            pulse,
+            topology,
+            reporter,
+            prober,
+            diagnoser,
+            others,
+            limits,
+            allow,
+            nodes,
+            drawing,
+            dot: "dot",
+        }
     }
 }
 
@@ -111,21 +134,23 @@ pub async fn listen(address: &str) -> std::io::Result<TcpListener> {
 
 /// Serves until the listener fails for good.
 pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()> {
-    let app = Router::new()
+    let health = Router::new()
+        .route("/health", get(health::health))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz));
+    let rest = Router::new()
         .route("/", get(page::page))
         .route("/page.css", get(page::style))
         .route("/page.js", get(page::script))
         .route("/mesh", get(page::mesh))
-        .route("/health", get(health::health))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
         .route("/metrics", get(show_metrics))
         .route("/graph", get(graph::show))
         .route(report::PATH, get(status::show))
         .route(DIAGNOSE, get(diagnose::show))
         .route(PROBE, post(probe::run).layer(DefaultBodyLimit::max(probe::LONGEST)))
-        .with_state(shared);
-    axum::serve(listener, app).await
+        .layer(middleware::from_fn_with_state(shared.clone(), access::check));
+    let app = health.merge(rest).with_state(shared);
+    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 async fn show_metrics(State(shared): State<Shared>) -> Response {
@@ -173,7 +198,9 @@ mod tests {
         let prober = Prober::new("a".into(), "kilo0".into(), topology.clone());
         let limits = Limits { watch: Duration::from_secs(90), applied: Duration::from_secs(150) };
         let (metrics, reporter, diagnoser) = (Arc::default(), reporter(), diagnoser());
-        Shared::new(Sources { metrics, pulse, topology, reporter, prober, diagnoser }, limits, 1)
+        let nodes = NodeAddresses::default();
+        let sources = Sources { metrics, pulse, topology, reporter, prober, diagnoser, nodes };
+        Shared::new(sources, limits, vec![Allow::Any], 1)
     }
 
     /// The status line and the body of what a server with `topology` answers to `path`.

@@ -137,6 +137,7 @@ impl Lab {
             topology: topology_out,
             report: report_out,
             news: events::channel().0,
+            nodes: NodeAddresses::default(),
         };
         let task = tokio::spawn(mesh.run(channels, stop.clone()));
         Self { fake, metrics, events, host_changes, topology, report, questions, stop, task }

@@ -16,7 +16,7 @@ use agent::{
     diagnose::Diagnoser,
     flags::Args,
     health::Pulse,
-    http::{self, Reporter, Shared, Sources, Statistics},
+    http::{self, NodeAddresses, Reporter, Shared, Sources, Statistics},
     probe::Prober,
 };
 use clap::Parser;
@@ -120,9 +120,10 @@ fn serve(runtime: &Runtime, listener: TcpListener, name: &str, mesh: &Arc<Topolo
         reporter: Reporter::new(reported.clone(), questioner),
         prober: Prober::new(name, "kilo0".into(), latest),
         diagnoser: Diagnoser::new(&options, reported),
+        nodes: NodeAddresses::default(),
     };
     let limits = Limits { watch: Duration::from_secs(90), applied: Duration::from_secs(150) };
-    let shared = Shared::new(sources, limits, port);
+    let shared = Shared::new(sources, limits, options.http_allow, port);
     runtime.spawn(http::serve(listener, shared));
 }
 
@@ -239,6 +240,15 @@ fn a_person_clicks_through_the_mesh() {
         browser.wait("document.querySelectorAll('.link').length", &json!(199));
         browser.wait("document.querySelectorAll('.link.good').length > 100", &json!(true));
         browser.screenshot(&directory(&format!("{name}-200.png")));
+        browser.write("#find", "node-150");
+        browser.wait("document.querySelectorAll('.node:not(.faded)').length", &json!(1));
+        browser.click(".node[data-id='node-150'] circle");
+        browser.wait(TITLE, &json!("node-150"));
+        browser.wait(
+            "document.querySelectorAll('.hit:not([data-from=\"node-150\"]):not([data-to=\"node-150\"])').length",
+            &json!(0),
+        );
+        browser.screenshot(&directory(&format!("{name}-200-details.png")));
         is_unharmed(&browser, &origin);
     }
 }

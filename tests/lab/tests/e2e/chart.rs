@@ -139,6 +139,10 @@ fn the_charts_values_do_what_they_say() -> Result<()> {
         (json!({ "apiServer": "https://192.0.2.1:6443" }), "server: https://192.0.2.1:6443"),
         (json!({ "distribution": "bootkube", "apiServer": "https://192.0.2.1:6443" }), "name: kilo-kubeconfig"),
         (json!({ "agent": { "args": ["--subnet=10.9.0.0/16"] } }), "- \"--subnet=10.9.0.0/16\""),
+        (
+            json!({ "agent": { "httpAllow": ["nodes", "10.42.0.0/16"] } }),
+            "- --http-allow=nodes\n        - --http-allow=10.42.0.0/16",
+        ),
         (json!({ "agent": { "iptablesForwardRules": true } }), "path: /run/xtables.lock"),
         (json!({ "agent": { "nodeSelector": { "a/b": "c" } } }), "a/b: \"c\""),
         (json!({ "agent": { "image": "mine/kg:1" } }), "image: mine/kg:1"),

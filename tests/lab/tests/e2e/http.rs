@@ -23,7 +23,9 @@ fn metrics_and_health_tell_how_it_is() -> Result<()> {
         spec.location("paris", Access::Public).location("rome", Access::Public).nodes("paris", 2).nodes("rome", 1)
     };
     in_lab("http", two, |lab| {
-        bring_up(lab, &[])?;
+        // As in manifests/; the API server is not on a node here.
+        bring_up(lab, &["--http-allow=nodes", &format!("--http-allow={}/32", lab::CONTROL)])?;
+        only_nodes_see_more_than_health(lab)?;
         lab.apply_peer(
             "laptop",
             &json!({ "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "allowedIPs": ["10.5.0.1/32"] }),
@@ -53,6 +55,42 @@ fn metrics_and_health_tell_how_it_is() -> Result<()> {
             Ok(metric(lab, "paris-2", "kilo_nodes")? == 2.0 && metric(lab, "paris-2", "kilo_peers")? == 0.0)
         })
     })
+}
+
+/// Pods, which reach the port, are told whether the agent is well. All ways that are not of strangers stay open: those of
+/// nodes, inside the location and through the mesh, and those through the API server.
+fn only_nodes_see_more_than_health(lab: &Lab) -> Result<()> {
+    let addresses = lab.addresses("paris-1")?;
+    let url = |path: &str| format!("http://{}:1107{path}", addresses.private);
+    let code = |from: &str, arguments: &[&str]| {
+        lab.exec(from, &[&["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}"], arguments].concat())
+    };
+    let closed = ["/", "/page.js", "/page.css", "/mesh", "/metrics", "/graph", "/status", "/diagnose"];
+    for pod in ["paris-1-pod1", "paris-2-pod1", "rome-1-pod1"] {
+        for path in ["/health", "/livez", "/readyz"] {
+            ensure!(code(pod, &[&url(path)])? == "200", "{pod}: {path}");
+        }
+        for path in closed {
+            ensure!(code(pod, &[&url(path)])? == "403", "{pod}: {path}");
+        }
+        let probe = ["-H", "Content-Type: application/json", "-d", r#"{"mtu":{"node":"rome-1"}}"#, &url("/probe")];
+        ensure!(code(pod, &probe)? == "403", "{pod}: /probe");
+        let said = lab.exec(pod, &["curl", "-sS", "-m", "10", &url("/metrics")])?;
+        let expected = format!("{} may ask this agent for its health only: --http-allow=nodes,", lab.pod_ip(pod)?);
+        ensure!(said.starts_with(&expected), "{said}");
+    }
+    // Masqueraded, this comes from the node's external address.
+    let public = format!("http://{}:1107/status", addresses.managed);
+    ensure!(code("rome-1-pod1", &[&public])? == "403", "a pod, by its node's address");
+    for node in ["paris-1", "paris-2", "rome-1"] {
+        for path in closed {
+            ensure!(code(node, &[&url(path)])? == "200", "{node}: {path}");
+        }
+    }
+    wait(lab, "leaders ask each other", || Ok(get(lab, "paris-1", "/status?node=rome-1")?.contains("\"rome-1\"")))?;
+    let status = lab.kgctl_output(&["status", "--via=node"])?;
+    ensure!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+    Ok(())
 }
 
 fn errors_are_counted(lab: &Lab) -> Result<()> {
