@@ -9,9 +9,9 @@ RUN apt-get update && apt-get install --yes --no-install-recommends \
     binutils ca-certificates containernetworking-plugins iptables nftables
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --workspace --bin kg
+RUN cargo build --profile image --locked --workspace --bin kg
 # What is in the image, and no more than 30 MB of it.
-RUN image/rootfs target/release/kg /rootfs 30000000
+RUN image/rootfs target/image/kg /rootfs 30000000
 
 FROM scratch
 COPY --from=build /rootfs /

@@ -13,7 +13,7 @@ use crate::support::{DEADLINE, PACE, in_lab, skipped};
 
 /// What may be in the image, in bytes, as in the Dockerfile.
 const LIMIT: u64 = 30_000_000;
-/// What may be in it beside `kg`: the tests' own is no release build.
+/// What may be in it beside `kg`: the tests' own is not optimized.
 const LIMIT_WITHOUT_KG: u64 = 17_000_000;
 
 /// Makes `$1` the root, read-only but for what is mounted there, and runs the rest of the arguments in it.
@@ -66,13 +66,13 @@ fn rights() -> String {
     RIGHTS.map(|word| word.replace("+net_raw", "+net_raw,+sys_chroot")).join(" ")
 }
 
-/// Of a release build, if there is one beside the tests' own: `make demo` and image/size make it.
+/// With the image's own build of `kg`, if there is one beside the tests': image/size makes it.
 #[test]
 fn the_image_is_small() -> Result<()> {
     let built = lab::program("kg")?;
-    let kg = built.parent().and_then(Path::parent).context("target directory")?.join("release/kg");
+    let kg = built.parent().and_then(Path::parent).context("target directory")?.join("image/kg");
     if !kg.exists() {
-        return skipped(&anyhow!("no release build of kg; image/size makes one"));
+        return skipped(&anyhow!("no build of kg for the image; image/size makes one"));
     }
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image");
     if root.exists() {

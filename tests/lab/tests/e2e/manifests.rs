@@ -219,21 +219,30 @@ fn the_service_account_has_exactly_the_rights_that_agents_use() -> Result<()> {
         lab.wait_mesh(DEADLINE)?;
         lab.stop_agent("rome-2")?;
 
-        let (mut used, mut refused) = (BTreeSet::new(), Vec::new());
-        for line in fs::read_to_string(lab.audit_log())?.lines() {
-            let event: Value = serde_json::from_str(line)?;
-            let (object, text) = (&event["objectRef"], |value: &Value| value.as_str().unwrap_or_default().to_owned());
-            let right = format!("{} {}.{}", text(&event["verb"]), text(&object["resource"]), text(&object["apiGroup"]));
-            if event["responseStatus"]["code"] == 403 {
-                refused.push(right.clone());
-            }
-            used.insert(right);
-        }
-        ensure!(refused.is_empty(), "refused: {refused:?}");
         let granted = granted("kilo-generic.yaml")?;
-        ensure!(used == granted, "used: {used:?}\ngranted: {granted:?}");
-        Ok(())
+        // A watch is noted when it has ended, a moment after its agent has.
+        wait(lab, "every right is used", || {
+            let used = used_rights(lab)?;
+            ensure!(used == granted, "used: {used:?}\ngranted: {granted:?}");
+            Ok(true)
+        })
     })
+}
+
+/// What agents have asked of the API server, as `verb resource.group`; an error if it refused anything.
+fn used_rights(lab: &Lab) -> Result<BTreeSet<String>> {
+    let (mut used, mut refused) = (BTreeSet::new(), Vec::new());
+    for line in fs::read_to_string(lab.audit_log())?.lines() {
+        let event: Value = serde_json::from_str(line)?;
+        let (object, text) = (&event["objectRef"], |value: &Value| value.as_str().unwrap_or_default().to_owned());
+        let right = format!("{} {}.{}", text(&event["verb"]), text(&object["resource"]), text(&object["apiGroup"]));
+        if event["responseStatus"]["code"] == 403 {
+            refused.push(right.clone());
+        }
+        used.insert(right);
+    }
+    ensure!(refused.is_empty(), "refused: {refused:?}");
+    Ok(used)
 }
 
 #[test]
