@@ -14,12 +14,13 @@ use tokio::time::Instant;
 use topology::{
     DeviceDiff, DevicePeer, DevicePlan, InterfaceName, PeerStatistics, Plan, PublicKey, Route, Seconds,
     report::{Backend, Batch},
+    resume::LastPlan,
 };
 
 use crate::{
     backoff::Backoff,
     device::{Device, DeviceError, DeviceFactory, Made},
-    host::{Changes, Facts, Failure, Host},
+    host::{Changes, Failure, Host, Interface},
     moves::Moves,
     mtu::Mtus,
 };
@@ -27,6 +28,9 @@ use crate::{
 /// The first and the longest pause before the device is made after a failure. An attempt may make an
 /// interface and lose it again, which the host tells as a change: without a pause that would be a loop.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// The interfaces of a host.
+type Interfaces = BTreeMap<InterfaceName, Interface>;
 
 /// A device that could not be made.
 struct Missing {
@@ -39,6 +43,10 @@ struct Current {
     device: Box<dyn Device>,
     /// The kernel's number for its interface.
     index: u32,
+    /// Whether its interface was there before it.
+    found: bool,
+    /// The MTU that the interface was given last, in bytes.
+    mtu: u16,
 }
 
 /// The device and the host, and what the device was told.
@@ -111,6 +119,7 @@ impl<H: Host> Applier<H> {
     /// guarded before it is there, and there before routes lead to it.
     pub async fn apply(&mut self, plan: &Plan, mtus: Mtus) -> Vec<Failure> {
         let mtu = mtus.device;
+        self.device.iter_mut().for_each(|current| current.mtu = mtu);
         let mut failures = Vec::new();
         failures.extend(self.host.set_firewall(Some(&plan.firewall)).await);
         failures.extend(self.host.set_forwarded(Some(&plan.forwarded)).await);
@@ -140,22 +149,61 @@ impl<H: Host> Applier<H> {
         failures
     }
 
+    /// Begins with what was applied last, before anything is known of the cluster. Where the interface outlived the
+    /// last agent, so did all that leads to it; a device that still has its peers knows them better than we do.
+    /// What fails is tried again when the cluster has been read.
+    pub async fn resume(&mut self, last: &LastPlan, interfaces: &Interfaces) -> Vec<Failure> {
+        let mut failures = Vec::from_iter(self.ensure_device(last.mtu, interfaces).await);
+        let Some(found) = self.device.as_ref().map(|current| current.found) else { return failures };
+        if !self.told.peers.is_empty() {
+            return failures;
+        }
+        failures.extend(self.tell_device(&last.device_as_seen()).await);
+        // Where a peer was seen is for the device alone: compared are plans.
+        for (key, peer) in self.told.peers.iter_mut().filter(|(key, _)| last.seen.contains_key(key)) {
+            peer.endpoint = last.device.peers.get(key).and_then(|planned| planned.endpoint);
+        }
+        if last.device.up {
+            failures.extend(self.host.set_addresses(&last.addresses).await);
+            failures.extend(self.host.set_link(true, last.mtu).await);
+        }
+        if !found {
+            failures.extend(self.host.set_rules(&last.rules).await);
+            failures.extend(self.host.set_routes(&last.routes).await);
+        }
+        if let Some(current) = &mut self.device {
+            current.device.initiate_handshakes();
+        }
+        failures
+    }
+
     /// When to apply again although nothing changes, because the device could not be made.
     pub fn retry_at(&self) -> Option<Instant> {
         self.missing.as_ref().map(|missing| missing.retry_at)
     }
 
-    /// Undoes everything, as far as possible. An interface of the kernel stays unless it is to be deleted; one in
-    /// userspace is of no use to anybody without the agent.
+    /// Undoes everything, as far as possible, in this order:
+    ///
+    /// 1. the plan for the next start, so that whoever comes after a crash does not begin with what was being undone;
+    /// 2. the interface goes down: nothing comes out of the tunnel any more that would be forwarded in clear once the
+    ///    routes to the location's other nodes are gone, and nothing goes in that comes back by a leader's route;
+    /// 3. routes, then the rules that lead to them;
+    /// 4. the tunnel inside the location, then the firewall that guards its entrance;
+    /// 5. the interface itself. One of the kernel stays unless it is to be deleted; one in userspace is of no use to
+    ///    anybody without the agent.
     pub async fn clean_up(&mut self, delete_interface: bool) -> Vec<Failure> {
-        let mut failures = self.host.set_routes(&BTreeSet::new()).await;
+        let mut failures = self.host.remember(None).await;
+        if let Some(mtu) = self.device.as_ref().map(|current| current.mtu) {
+            failures.extend(self.host.set_link(false, mtu).await);
+        }
+        failures.extend(self.host.set_routes(&BTreeSet::new()).await);
         failures.extend(self.host.set_rules(&BTreeSet::new()).await);
         failures.extend(self.host.set_tunnel(None).await);
         failures.extend(self.host.set_forwarded(None).await);
         failures.extend(self.host.set_firewall(None).await);
         self.told = DevicePlan::default();
-        // The interface takes its addresses with it.
         let goes = |current: &Current| delete_interface || current.device.backend() == Backend::Userspace;
+        // The interface takes its addresses with it.
         if let Some(current) = self.device.take().filter(goes)
             && let Err(error) = current.device.delete().await
         {
@@ -164,10 +212,10 @@ impl<H: Host> Applier<H> {
         failures
     }
 
-    /// Makes the device at the first call, and again when someone deleted the interface; `facts` are the
+    /// Makes the device at the first call, and again when someone deleted the interface; `interfaces` are the
     /// host's at this moment, and are good for one call.
-    pub async fn ensure_device(&mut self, mtu: u16, facts: &Facts) -> Option<Failure> {
-        let present = facts.interfaces.get(&self.interface).map(|interface| interface.index);
+    pub async fn ensure_device(&mut self, mtu: u16, interfaces: &Interfaces) -> Option<Failure> {
+        let present = interfaces.get(&self.interface).map(|interface| interface.index);
         if self.device.as_ref().is_some_and(|current| Some(current.index) != present) {
             tracing::warn!(interface = %self.interface, "the interface was removed: it is made again");
             self.device = None;
@@ -179,8 +227,8 @@ impl<H: Host> Applier<H> {
             return Some(missing.failure.clone());
         }
         match self.factory.create(mtu).await {
-            Ok(Made { device, index, present, .. }) => {
-                self.device = Some(Current { device, index });
+            Ok(Made { device, index, found, present }) => {
+                self.device = Some(Current { device, index, found, mtu });
                 self.told = present;
                 self.missing = None;
                 self.backoff.succeeded();

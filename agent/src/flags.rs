@@ -53,7 +53,7 @@ pub struct Args {
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
     pub clean_up: bool,
 
-    /// Remove the kernel's WireGuard interface on a clean stop; with --clean-up, that of WireGuard in userspace goes in any case
+    /// Remove the kernel's WireGuard interface, too, on a clean stop; one in userspace goes in any case
     #[arg(long, value_name = boolean!(), default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = boolean)]
     pub clean_up_interface: bool,

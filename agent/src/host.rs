@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use topology::{Firewall, InterfaceName, Route, Rule, Tunnel, cni::PodNetwork};
+use topology::{Firewall, InterfaceName, Route, Rule, Tunnel, cni::PodNetwork, resume::LastPlan};
 
 /// One thing that could not be done; the rest was.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,12 +77,24 @@ pub struct Facts {
     pub interfaces: BTreeMap<InterfaceName, Interface>,
 }
 
+/// A plan that was remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recalled {
+    /// The plan.
+    pub plan: LastPlan,
+    /// Whether it was applied since the host was started.
+    pub same_boot: bool,
+}
+
 /// A host that can be told what it should be like.
 pub trait Host {
     /// What it is like now.
     fn facts(&mut self) -> impl Future<Output = Result<Facts, Failure>>;
 
-    /// Brings the WireGuard interface up or down, with an MTU in bytes.
+    /// All interfaces; a part of the facts that is there at once.
+    fn interfaces(&mut self) -> impl Future<Output = Result<BTreeMap<InterfaceName, Interface>, Failure>>;
+
+    /// Brings the WireGuard interface up or down, with an MTU in bytes. One that does not exist is down.
     fn set_link(&mut self, up: bool, mtu: u16) -> impl Future<Output = Vec<Failure>>;
 
     /// Gives the WireGuard interface exactly these addresses.
@@ -105,6 +117,12 @@ pub trait Host {
 
     /// Keeps this in the CNI configuration.
     fn set_pod_network(&mut self, wanted: &PodNetwork) -> impl Future<Output = Vec<Failure>>;
+
+    /// Keeps the plan that was applied for the next start; `None` forgets it.
+    fn remember(&mut self, plan: Option<&LastPlan>) -> impl Future<Output = Vec<Failure>>;
+
+    /// The plan that was remembered last, perhaps by an earlier run.
+    fn recall(&mut self) -> Option<Recalled>;
 
     /// What was changed since this was asked last.
     fn take_changes(&mut self) -> Changes;

@@ -14,7 +14,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use topology::{
@@ -26,8 +26,9 @@ use topology::{
     news::{News, Reason, Teller},
     plan::Encapsulation,
     report::{ApiProblem, PATCH, Problem, Report, Watch, unix_seconds},
+    resume::{self, LastPlan},
 };
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     apply::Applier,
@@ -36,7 +37,7 @@ use crate::{
     events,
     flags::Options,
     health::Pulse,
-    host::{Facts, Failure, Host},
+    host::{Facts, Failure, Host, Interface, Recalled},
     http::{NodeAddresses, Question, Statistics},
     metrics::Metrics,
     mtu::{self, Mtus},
@@ -53,7 +54,10 @@ const POD_BRIDGE: &str = "kube-bridge";
 /// What a tunnel of ours may be.
 const TUNNELS: [TunnelKind; 2] = [TunnelKind::Ipip, TunnelKind::Vxlan];
 
-/// How long undoing everything may take at a clean stop.
+/// How long taking back the own annotations may take at a clean stop: the API server may be away.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long undoing everything on the host may take then. Together less than Kubernetes gives a pod (30 s).
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the loop listens to, and where it shows what it computed.
@@ -145,12 +149,17 @@ impl<H: Host> Mesh<H> {
         }
     }
 
-    /// Runs until `stop` is cancelled, then undoes everything if it is to.
+    /// Runs until `stop` is cancelled, then undoes everything if it is to. If not, all stays as it is: what moves the
+    /// packets in the kernel goes on, and the next run goes on where this one ended.
     pub async fn run(mut self, mut channels: Channels, stop: CancellationToken) -> Result<(), LoopError> {
         let mut resync = interval(self.options.resync_period);
         let mut check_in = interval(self.options.check_in_period);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         check_in.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.resume() => {}
+        }
         loop {
             channels.pulse.beat();
             tokio::select! {
@@ -197,6 +206,37 @@ impl<H: Host> Mesh<H> {
             self.clean_up().await;
         }
         Ok(())
+    }
+
+    /// Begins with the plan of the last run: the first packets must not wait until the API server has answered, which
+    /// may itself wait for the mesh to come back.
+    async fn resume(&mut self) {
+        let Some(Recalled { plan, same_boot }) = self.applier.host().recall() else { return };
+        let failures = match self.applier.host().interfaces().await {
+            Ok(interfaces) => {
+                let own = |(name, interface): (&InterfaceName, &Interface)| (name.clone(), interface.addresses.clone());
+                let addresses = interfaces.iter().map(own).collect();
+                let host = resume::Host { interface: &self.options.interface, addresses, same_boot };
+                match plan.resume(&self.resume_identity(), &host) {
+                    Ok(plan) => {
+                        info!(peers = plan.device.peers.len(), leader = plan.device.up, "the last plan is resumed");
+                        self.applier.resume(&plan, &interfaces).await
+                    }
+                    Err(reason) => {
+                        info!(%reason, "the last plan is not resumed");
+                        return;
+                    }
+                }
+            }
+            Err(failure) => vec![failure],
+        };
+        failures.iter().for_each(|failure| self.metrics.failed(failure.doing));
+        self.told.failures(failures.into_iter().collect());
+    }
+
+    fn resume_identity(&self) -> resume::Identity {
+        let (node, key, subnets) = (self.name.clone(), self.identity.key, self.options.subnets.clone());
+        resume::Identity { node, key, subnets }
     }
 
     /// Marks the mesh as to be looked at from `at` on, because of `reason`.
@@ -404,12 +444,15 @@ impl<H: Host> Mesh<H> {
     ) -> Vec<Failure> {
         let mtu = mtu::choose(self.options.mtu, facts, &self.addresses.internal_ips);
         // First of all, because a device that outlived the last agent knows where its peers are.
-        let mut failures = Vec::from_iter(self.applier.ensure_device(mtu, facts).await);
-        let discovered = match self.applier.statistics().await {
-            Ok(statistics) => nat::endpoints(&nat::behind_nat(topology), &statistics, SystemTime::now()),
+        let mut failures = Vec::from_iter(self.applier.ensure_device(mtu, &facts.interfaces).await);
+        let (known, discovered) = match self.applier.statistics().await {
+            Ok(known) => {
+                let discovered = nat::endpoints(&nat::behind_nat(topology), &known, SystemTime::now());
+                (known, discovered)
+            }
             Err(failure) => {
                 failures.push(failure);
-                self.findings.discovered_endpoints.clone()
+                (Vec::new(), self.findings.discovered_endpoints.clone())
             }
         };
         let prefer_v4 = self.addresses.external_ip.is_none_or(|ip| ip.is_ipv4());
@@ -426,6 +469,8 @@ impl<H: Host> Mesh<H> {
         self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
         let tunnel = plan.tunnel.as_ref().map_or(0, |tunnel| mtu::of_tunnel(tunnel, facts, &self.findings.cni_ips));
         failures.extend(self.applier.apply(&plan, Mtus { device: mtu, tunnel }).await);
+        let last = LastPlan::new(self.resume_identity(), mtu, &plan, &known);
+        failures.extend(self.applier.host().remember(Some(&last)).await);
         self.metrics.leads(plan.leader);
         report.send_modify(|report| {
             report.play(&plan, topology);
@@ -479,30 +524,31 @@ impl<H: Host> Mesh<H> {
         }
     }
 
-    /// Undoes what the agent did to the host and to its Node, as far as that goes in the time it has.
+    /// Undoes what the agent did to its Node and to the host, as far as that goes in the time it has. The Node first:
+    /// the others choose another leader while this one still forwards.
     async fn clean_up(mut self) {
-        let name = self.name.clone();
-        let metrics = self.metrics.clone();
-        let host = async {
-            for Failure { doing, error } in self.applier.clean_up(self.options.clean_up_interface).await {
-                metrics.failed(doing);
-                error!(node = %name, doing, error, "left behind on the host");
-            }
-        };
         // All of them whatever was seen: the first write may still be on its way.
         let owned = annotations::OWNED.map(|key| (key.to_owned(), String::new())).into();
         let patch = annotations::removal_patch(&owned).filter(|_| self.state.own().is_some());
-        let node = async {
-            if let Some(patch) = patch
-                && let Err(error) = self.writer.finish(patch).await
-            {
-                metrics.failed("patch");
-                warn!(node = %name, %error, "own annotations left behind");
+        if let Some(patch) = patch {
+            let problem = match timeout(FAREWELL_LIMIT, self.writer.finish(patch)).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("no answer within {} s", FAREWELL_LIMIT.as_secs())),
+            };
+            if let Some(error) = problem {
+                self.metrics.failed("patch");
+                warn!(node = %self.name, error, "own annotations left behind");
             }
-        };
-        let both = async { tokio::join!(host, node) };
-        if tokio::time::timeout(CLEAN_UP_LIMIT, both).await.is_err() {
-            error!(node = %name, "clean-up did not end in time: something is left behind");
+        }
+        match timeout(CLEAN_UP_LIMIT, self.applier.clean_up(self.options.clean_up_interface)).await {
+            Ok(failures) => {
+                for Failure { doing, error } in failures {
+                    self.metrics.failed(doing);
+                    error!(node = %self.name, doing, error, "left behind on the host");
+                }
+            }
+            Err(_) => error!(node = %self.name, "clean-up did not end in time: something is left behind on the host"),
         }
     }
 }

@@ -99,6 +99,7 @@ async fn run(options: Options) -> Result<()> {
     let sources = http::Sources {
         metrics: metrics_shown,
         pulse: pulse_shown,
+        stop: stop.clone(),
         topology: latest,
         reporter,
         prober,

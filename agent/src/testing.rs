@@ -12,12 +12,12 @@ use futures::{
 use ipnet::IpNet;
 use topology::{
     DeviceDiff, DevicePeer, DevicePlan, Firewall, InterfaceName, PeerStatistics, PublicKey, Route, Rule, Tunnel,
-    cni::PodNetwork, report::Backend,
+    cni::PodNetwork, report::Backend, resume::LastPlan,
 };
 
 use crate::{
     device::{Cause, Device, DeviceError, DeviceFactory, Made},
-    host::{Changes, Facts, Failure, Host, Interface},
+    host::{Changes, Facts, Failure, Host, Interface, Recalled},
 };
 
 /// What host and device are like.
@@ -33,6 +33,9 @@ pub struct World {
     pub tunnel: Option<(Tunnel, u32)>,
     pub forwarded: Option<BTreeSet<IpNet>>,
     pub pod_network: PodNetwork,
+    pub remembered: Option<LastPlan>,
+    /// Whether the host was started after the plan was remembered.
+    pub rebooted: bool,
     /// The device while it exists, as it was told to be.
     pub device: Option<DevicePlan>,
     /// A device that outlived the last agent, with what it has.
@@ -86,6 +89,10 @@ impl Host for Fake {
         Ok(self.world().facts.clone())
     }
 
+    async fn interfaces(&mut self) -> Result<BTreeMap<InterfaceName, Interface>, Failure> {
+        Ok(self.world().facts.interfaces.clone())
+    }
+
     async fn set_link(&mut self, up: bool, mtu: u16) -> Vec<Failure> {
         let World { calls, up: is_up, mtu: present, .. } = &mut *self.world();
         set(calls, if up { "link up" } else { "link down" }, is_up, up);
@@ -136,6 +143,17 @@ impl Host for Fake {
         let World { calls, pod_network, .. } = &mut *self.world();
         set(calls, "cni", pod_network, wanted.clone());
         Vec::new()
+    }
+
+    async fn remember(&mut self, plan: Option<&LastPlan>) -> Vec<Failure> {
+        let World { calls, remembered, .. } = &mut *self.world();
+        set(calls, if plan.is_some() { "remember" } else { "forget" }, remembered, plan.cloned());
+        Vec::new()
+    }
+
+    fn recall(&mut self) -> Option<Recalled> {
+        let world = self.world();
+        Some(Recalled { plan: world.remembered.clone()?, same_boot: !world.rebooted })
     }
 
     fn take_changes(&mut self) -> Changes {

@@ -43,6 +43,7 @@ impl Tun {
         } else {
             sys::create(&first, name, several).map_err(failed("creating"))?;
         }
+        sys::own(&first).map_err(failed("setting its owner"))?;
         let mut queues = vec![first];
         while queues.len() < options.queues.get() {
             let queue = sys::open().map_err(failed("opening /dev/net/tun"))?;

@@ -120,6 +120,8 @@ fn a_persistent_interface_outlives_its_device_and_the_next_one_takes_it() {
         a.ping("10.77.0.2");
         let shown = || ["link", "address", "route"].map(|what| b.run(&["ip", "-o", what, "show", "dev", "wg0"]));
         let index = |shown: &str| shown.split(':').next().map(str::to_owned);
+        let details = b.run(&["ip", "-details", "link", "show", "wg0"]);
+        assert!(details.contains("persist on") && details.contains("user root"), "nobody else can have it: {details}");
         let before = shown();
         let session = stats_of(&device_a, 2).last_handshake;
         drop(device_b);

@@ -37,6 +37,7 @@ pub mod plan;
 pub mod probe;
 pub mod readiness;
 pub mod report;
+pub mod resume;
 pub mod topology;
 pub mod tunnel;
 pub mod warning;

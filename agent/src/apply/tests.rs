@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use topology::{DevicePeer, MAIN_TABLE, PublicKey, Route, Seconds, Tunnel, TunnelKind, tunnel::Mac};
+use topology::{
+    DevicePeer, MAIN_TABLE, PublicKey, Route, Rule, Seconds, Tunnel, TunnelKind, resume::Identity, tunnel::Mac,
+};
 
 use super::*;
 use crate::testing::Fake;
@@ -41,6 +43,18 @@ fn member() -> Plan {
     Plan { device: DevicePlan { up: false, listen_port: 51820, peers: BTreeMap::new() }, ..Plan::default() }
 }
 
+fn tunnel() -> Tunnel {
+    Tunnel {
+        kind: TunnelKind::Vxlan,
+        interface: TunnelKind::Vxlan.interface(),
+        local: "10.1.0.2".parse().unwrap(),
+        mac: Mac([2; 6]),
+        addresses: BTreeSet::new(),
+        neighbours: BTreeSet::new(),
+        forwarding: BTreeSet::new(),
+    }
+}
+
 struct Lab {
     fake: Fake,
     applier: Applier<Fake>,
@@ -53,8 +67,8 @@ impl Lab {
     }
 
     async fn apply(&mut self, plan: &Plan) -> (Vec<Failure>, Vec<String>) {
-        let facts = self.fake.world().facts.clone();
-        let mut failures = Vec::from_iter(self.applier.ensure_device(1420, &facts).await);
+        let interfaces = self.fake.world().facts.interfaces.clone();
+        let mut failures = Vec::from_iter(self.applier.ensure_device(1420, &interfaces).await);
         failures.extend(self.applier.apply(plan, Mtus { device: 1420, tunnel: 1450 }).await);
         (failures, self.fake.take_calls())
     }
@@ -83,15 +97,7 @@ async fn the_tunnel_is_guarded_before_it_is_there_and_there_before_routes_lead_t
     let mut plan = Plan { routes: leader().routes, ..member() };
     plan.firewall.clamp.insert("kilo-vxlan".into());
     plan.forwarded.insert("10.42.1.0/24".parse().unwrap());
-    plan.tunnel = Some(Tunnel {
-        kind: TunnelKind::Vxlan,
-        interface: TunnelKind::Vxlan.interface(),
-        local: "10.1.0.2".parse().unwrap(),
-        mac: Mac([2; 6]),
-        addresses: BTreeSet::new(),
-        neighbours: BTreeSet::new(),
-        forwarding: BTreeSet::new(),
-    });
+    plan.tunnel = Some(tunnel());
     assert_eq!(lab.apply(&plan).await, (vec![], ["firewall", "tunnel", "routes"].map(str::to_owned).to_vec()));
     assert_eq!(lab.fake.world().tunnel.as_ref().map(|(_, mtu)| *mtu), Some(1450));
     assert_eq!(lab.fake.world().forwarded, Some(plan.forwarded.clone()));
@@ -261,7 +267,7 @@ async fn the_interface_is_deleted_if_that_is_asked_for_or_nobody_moves_its_packe
         lab.apply(&leader()).await;
         lab.fake.take_calls();
         assert_eq!(lab.applier.clean_up(delete_interface).await, []);
-        assert_eq!(lab.fake.take_calls(), ["routes", "firewall", "delete"]);
+        assert_eq!(lab.fake.take_calls(), ["link down", "routes", "firewall", "delete"]);
     }
 }
 
@@ -275,4 +281,75 @@ async fn cleaning_up_leaves_nothing_but_what_may_outlive_the_agent() {
     let world = lab.fake.world();
     assert!(world.routes.is_empty() && world.rules.is_empty() && world.firewall.is_none());
     assert!(!world.calls.contains(&"delete".to_owned()));
+}
+
+/// The whole of it: nothing leaves the tunnel once a step of the way behind it is gone.
+#[tokio::test]
+async fn cleaning_up_has_an_order() {
+    let mut lab = Lab::new();
+    let mut plan = leader();
+    plan.rules =
+        [Rule { from: None, to: "10.42.0.0/16".parse().unwrap(), iif: None, unless_mark: None, table: 7 }].into();
+    plan.tunnel = Some(tunnel());
+    lab.apply(&plan).await;
+    lab.fake.world().remembered = Some(last(&plan, &[]));
+    lab.fake.take_calls();
+    assert_eq!(lab.applier.clean_up(true).await, []);
+    assert_eq!(lab.fake.take_calls(), ["forget", "link down", "routes", "rules", "tunnel", "firewall", "delete"]);
+}
+
+fn last(plan: &Plan, known: &[PeerStatistics]) -> LastPlan {
+    let identity = Identity { node: "a".into(), key: key(9), subnets: vec![] };
+    LastPlan::new(identity, 1380, plan, known)
+}
+
+impl Lab {
+    async fn resume(&mut self, last: &LastPlan) -> Vec<String> {
+        let interfaces = self.fake.world().facts.interfaces.clone();
+        assert_eq!(self.applier.resume(last, &interfaces).await, []);
+        self.fake.take_calls()
+    }
+}
+
+#[tokio::test]
+async fn the_last_plan_is_resumed_and_then_changed_by_what_differs() {
+    let mut lab = Lab::new();
+    let mut plan = leader();
+    plan.device.peers.get_mut(&key(1)).unwrap().endpoint = "192.0.2.1:1".parse().ok();
+    let seen = PeerStatistics {
+        key: key(1),
+        endpoint: "192.0.2.9:9".parse().ok(),
+        last_handshake: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+    };
+    let calls = lab.resume(&last(&plan, &[seen])).await;
+    assert_eq!(
+        calls,
+        ["create", "device -0 +a +b", "addresses", "link up", "routes", "initiate handshakes"],
+        "as after a reboot"
+    );
+    let endpoint = |lab: &Lab| lab.fake.world().device.as_ref().unwrap().peers[&key(1)].endpoint;
+    assert_eq!((endpoint(&lab), lab.fake.world().mtu), ("192.0.2.9:9".parse().ok(), 1380));
+    plan.device.peers.remove(&key(2));
+    let (failures, calls) = lab.apply(&plan).await;
+    assert_eq!(failures, []);
+    assert_eq!(calls, ["firewall", "device -1 +", "mtu 1420"], "neither a new device nor another endpoint");
+    assert_eq!(endpoint(&lab), "192.0.2.9:9".parse().ok());
+}
+
+#[tokio::test]
+async fn what_outlived_the_last_agent_is_not_touched_when_its_plan_is_resumed() {
+    let mut lab = Lab::new();
+    let plan = leader();
+    {
+        let mut world = lab.fake.world();
+        (world.up, world.mtu) = (true, 1380);
+        (world.addresses, world.routes) = (plan.addresses.clone(), plan.routes.clone());
+        world.left_behind = Some(DevicePlan::default());
+    }
+    assert_eq!(lab.resume(&last(&plan, &[])).await, ["take", "device -0 +a +b", "initiate handshakes"], "in userspace");
+    let mut lab = Lab::new();
+    lab.fake.world().left_behind = Some(plan.device.clone());
+    assert_eq!(lab.resume(&last(&plan, &[])).await, ["take"], "in the kernel, which has newer endpoints and sessions");
 }

@@ -506,14 +506,16 @@ fn an_interface_that_a_program_uses_or_that_is_not_like_ours_is_left_alone() {
         }
         running.device.delete().await.unwrap();
         // As an administrator, or another program for itself, makes them.
-        for options in ["mode tun", "mode tun pi vnet_hdr", "mode tap vnet_hdr"] {
+        for options in
+            ["mode tun", "mode tun vnet_hdr", "mode tun pi vnet_hdr user root", "mode tap vnet_hdr user root"]
+        {
             ip(&format!("tuntap add dev {interface} {options}"));
             let error = userspace(&netlink, &interface).create(1380).await.err().unwrap();
             assert!(matches!(&error, DeviceError::Taken { .. }), "{options}: {error}");
             ip(&format!("link del {interface}"));
         }
         // The last agent had another number of cores.
-        ip(&format!("tuntap add dev {interface} mode tun vnet_hdr multi_queue"));
+        ip(&format!("tuntap add dev {interface} mode tun vnet_hdr multi_queue user root"));
         let queues = engine::Options::new("wg0").queues.get();
         let made = userspace(&netlink, &interface).create(1380).await.unwrap();
         assert_eq!(made.found, queues > 1);

@@ -25,7 +25,9 @@ pub(super) async fn livez(State(shared): State<Shared>) -> Response {
 /// Whether the node's part in the mesh is played.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     let report = shared.reporter.report().await;
-    let mut all = vec![Check { name: "loop", problem: stopped(&shared) }];
+    // From the first moment of a clean stop, while everything else is still in place.
+    let ends = shared.stop.is_cancelled().then(|| "the agent was asked to end".to_owned());
+    let mut all = vec![Check { name: "loop", problem: stopped(&shared) }, Check { name: "shutdown", problem: ends }];
     all.extend(checks(&report, shared.limits));
     answer("readyz", &all)
 }
@@ -63,5 +65,19 @@ mod tests {
         assert_eq!(livez, StatusCode::SERVICE_UNAVAILABLE);
         pulse.beat();
         assert_eq!(ask().await, (Ok(StatusCode::OK), StatusCode::OK));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_was_asked_to_end_is_not_ready_and_still_lives() {
+        let (_sender, receiver) = watch::channel(None);
+        let shared = shared(Pulse::new(Duration::from_secs(30)), receiver);
+        let body = async || {
+            let body = axum::body::to_bytes(readyz(State(shared.clone())).await.into_body(), 1 << 16).await.unwrap();
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        assert!(body().await.contains("[+]shutdown ok"));
+        shared.stop.cancel();
+        assert!(body().await.contains("[-]shutdown failed: the agent was asked to end"));
+        assert_eq!(livez(State(shared.clone())).await.status(), StatusCode::OK);
     }
 }

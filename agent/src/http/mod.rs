@@ -28,6 +28,7 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
 };
+use tokio_util::sync::CancellationToken;
 use topology::{
     Topology,
     doctor::diagnosis::PATH as DIAGNOSE,
@@ -55,6 +56,7 @@ pub type LatestTopology = watch::Receiver<Option<Arc<Topology>>>;
 pub struct Shared {
     metrics: Arc<Metrics>,
     pulse: Pulse,
+    stop: CancellationToken,
     topology: LatestTopology,
     reporter: Arc<Reporter>,
     prober: Arc<Prober>,
@@ -77,6 +79,8 @@ pub struct Sources {
     pub metrics: Arc<Metrics>,
     /// Whether the event loop turns.
     pub pulse: Pulse,
+    /// Whether the agent was asked to end.
+    pub stop: CancellationToken,
     /// The mesh.
     pub topology: LatestTopology,
     /// What the agent did, and what its device says.
@@ -92,13 +96,14 @@ pub struct Sources {
 impl Shared {
     /// Shows `sources`, judged by `limits`, to those whom one of `allow` admits. Other agents listen at `port`.
     pub fn new(sources: Sources, limits: Limits, allow: Vec<Allow>, port: u16) -> Self {
-        let Sources { metrics, pulse, topology, reporter, prober, diagnoser, nodes } = sources;
+        let Sources { metrics, pulse, stop, topology, reporter, prober, diagnoser, nodes } = sources;
         let allow = allow.into();
         let (reporter, prober, diagnoser) = (Arc::new(reporter), Arc::new(prober), Arc::new(diagnoser));
         let (drawing, others) = (Arc::new(Semaphore::new(1)), Arc::new(Others::new(port)));
         Self {
             metrics,
             pulse,
+            stop,
             topology,
             reporter,
             prober,
@@ -198,8 +203,9 @@ mod tests {
         let prober = Prober::new("a".into(), "kilo0".into(), topology.clone());
         let limits = Limits { watch: Duration::from_secs(90), applied: Duration::from_secs(150) };
         let (metrics, reporter, diagnoser) = (Arc::default(), reporter(), diagnoser());
+        let stop = CancellationToken::new();
         let nodes = NodeAddresses::default();
-        let sources = Sources { metrics, pulse, topology, reporter, prober, diagnoser, nodes };
+        let sources = Sources { metrics, pulse, stop, topology, reporter, prober, diagnoser, nodes };
         Shared::new(sources, limits, vec![Allow::Any], 1)
     }
 

@@ -18,7 +18,7 @@ use crate::{
     host::Interface,
     os,
     resolver::Lookup,
-    testing::Fake,
+    testing::{Fake, World},
 };
 
 const KEYS: [&str; 3] = [
@@ -28,6 +28,9 @@ const KEYS: [&str; 3] = [
 ];
 
 const PEERS_KEY: &str = "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ=";
+
+/// An API server that is away: nothing listens at this port.
+const AWAY: &str = "http://127.0.0.1:1";
 
 struct Lab {
     fake: Fake,
@@ -79,13 +82,16 @@ impl Lab {
         self.metrics.encode(&self.report.borrow(), &[]).unwrap()
     }
 
-    /// The loop with an API server that is away: nothing listens at port 1.
+    /// The loop with an API server that is away.
     async fn start() -> Self {
-        Self::start_at("http://127.0.0.1:1", "1h").await
+        Self::start_at(AWAY, "1h").await
     }
 
     async fn start_at(api_server: &str, check_in_period: &str) -> Self {
-        let fake = Fake::default();
+        Self::start_on(Fake::default(), api_server, check_in_period).await
+    }
+
+    async fn start_on(fake: Fake, api_server: &str, check_in_period: &str) -> Self {
         let eth0 = Interface {
             index: 2,
             addresses: vec!["192.0.2.100/24".parse().unwrap(), "10.0.0.1/24".parse().unwrap()],
@@ -337,6 +343,42 @@ async fn a_clean_stop_leaves_nothing_behind() {
     lab.task.await.unwrap().unwrap();
     let world = lab.fake.world();
     assert!(world.routes.is_empty() && world.rules.is_empty() && world.firewall.is_none());
+}
+
+/// The node has its peers although nothing of the cluster is known yet, and loses none when it is.
+#[tokio::test]
+async fn a_run_goes_on_where_the_last_one_ended() {
+    let lab = Lab::start().await;
+    lab.fill().await;
+    lab.eventually("the plan is remembered", |lab| lab.fake.world().remembered.is_some()).await;
+    let last = lab.fake.world().remembered.clone().unwrap();
+    let labels = lab.labels();
+    let mut facts = lab.fake.world().facts.clone();
+    facts.interfaces.remove(&InterfaceName::from("kilo0"));
+    let rebooted = |last: &LastPlan| {
+        let fake = Fake::default();
+        let world = World { remembered: Some(last.clone()), rebooted: true, facts: facts.clone(), ..World::default() };
+        *fake.world() = world;
+        fake
+    };
+
+    let lab = Lab::start_on(rebooted(&last), AWAY, "1h").await;
+    lab.eventually("the peers of the last run", |lab| lab.labels() == labels).await;
+    lab.eventually("calls to them", |lab| lab.fake.world().calls.contains(&"initiate handshakes".to_owned())).await;
+    assert!(!lab.fake.world().routes.is_empty());
+    lab.fake.take_calls();
+    lab.fill().await;
+    lab.another_reconciliation(0).await;
+    let calls = lab.fake.take_calls();
+    assert!(!calls.iter().any(|call| call == "create" || call.starts_with("device")), "{calls:?}");
+
+    let mut others = last.clone();
+    others.identity.node = "another".into();
+    let lab = Lab::start_on(rebooted(&others), AWAY, "1h").await;
+    lab.fill().await;
+    let calls = lab.fake.take_calls();
+    assert!(!calls.contains(&"initiate handshakes".to_owned()), "{calls:?}");
+    assert_eq!(lab.fake.world().remembered.as_ref().map(|last| &last.identity.node), Some(&"me".into()));
 }
 
 #[tokio::test]

@@ -30,17 +30,22 @@ pub const LOOKUP_PERIOD: Duration = Duration::from_secs(30);
 /// All interfaces are told of, but addresses only of those that are up, because nobody can reach the
 /// others, and only such addresses as last (see [`addresses::Assigned::lasting`]).
 pub async fn gather(netlink: &Netlink, hostname: &[IpAddr]) -> Result<Facts, Error> {
+    let interfaces = interfaces(netlink).await?;
+    let default = default_link(netlink).await?;
+    let mut all = interfaces.iter();
+    let default_interface = all.find(|(_, interface)| Some(interface.index) == default).map(|(name, _)| name.clone());
+    Ok(Facts { hostname: hostname.to_vec(), default_interface, interfaces })
+}
+
+/// The interfaces among the facts.
+pub async fn interfaces(netlink: &Netlink) -> Result<BTreeMap<InterfaceName, Interface>, Error> {
     let links = links::all(netlink).await?;
     let assigned = addresses::list(netlink, None).await?;
-    let default = default_link(netlink).await?;
-    let default_interface = links.iter().find(|link| Some(link.index) == default).map(|link| link.name.clone());
     let interface = |link: &links::Link| {
         let usable = assigned.iter().filter(|assigned| assigned.link == link.index && assigned.lasting && link.up);
         Interface { index: link.index, addresses: usable.map(|assigned| assigned.address).collect(), mtu: link.mtu }
     };
-    let interfaces: BTreeMap<InterfaceName, Interface> =
-        links.iter().map(|link| (link.name.clone(), interface(link))).collect();
-    Ok(Facts { hostname: hostname.to_vec(), default_interface, interfaces })
+    Ok(links.iter().map(|link| (link.name.clone(), interface(link))).collect())
 }
 
 /// The interface that the default route leaves by: IPv4's if there is one, else IPv6's.

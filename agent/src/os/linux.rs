@@ -1,20 +1,25 @@
 //! This host, behind the agent's [`Host`] trait.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
-use topology::{Firewall, InterfaceName, Route, Rule, Tunnel, cni::PodNetwork};
+use topology::{Firewall, InterfaceName, Route, Rule, Tunnel, cni::PodNetwork, resume::LastPlan};
 
 use super::{
     Error, Netlink, addresses, cni,
     facts::{self, Hostname},
     firewall::Table,
-    iptables, links,
-    ownership::Ownership,
+    iptables,
+    last_plan::LastPlanFile,
+    links,
+    ownership::{self, Ownership},
     tunnel,
 };
 use crate::{
-    host::{Changes, Facts, Failure, Host},
+    host::{Changes, Facts, Failure, Host, Interface, Recalled},
     resolver,
 };
 
@@ -25,7 +30,7 @@ pub struct Settings {
     pub interface: InterfaceName,
     /// The node's name.
     pub hostname: String,
-    /// Where what we made and cannot be told from others' is remembered.
+    /// Where what we made and cannot be told from others' is remembered; beside it, as `.plan.json`, the last plan.
     pub state: PathBuf,
     /// Whether there is to be a firewall table; if not, nftables is not touched.
     pub firewall: bool,
@@ -41,6 +46,7 @@ pub struct Linux {
     interface: InterfaceName,
     hostname: Hostname,
     ownership: Ownership,
+    last_plan: LastPlanFile,
     table: Option<Table>,
     forward_rules: bool,
     conflist: Option<PathBuf>,
@@ -55,6 +61,7 @@ impl Linux {
             interface: settings.interface,
             hostname: Hostname::new(settings.hostname, resolver::system()),
             ownership: Ownership::load(&settings.state)?,
+            last_plan: LastPlanFile::new(settings.state.with_extension("plan.json"), ownership::boot()?),
             table: settings.firewall.then(Table::default),
             forward_rules: settings.forward_rules,
             conflist: settings.conflist,
@@ -63,7 +70,11 @@ impl Linux {
     }
 
     async fn try_set_link(&self, up: bool, mtu: u16) -> Result<(), Error> {
-        let link = links::expect(&self.netlink, &self.interface).await?;
+        let link = match links::find(&self.netlink, &self.interface).await? {
+            Some(link) => link,
+            None if !up => return Ok(()),
+            None => return Err(Error::NoLink { link: self.interface.clone() }),
+        };
         links::set_mtu(&self.netlink, &link, mtu.into()).await?;
         links::set_up(&self.netlink, &link, up).await
     }
@@ -107,6 +118,10 @@ impl Host for Linux {
     async fn facts(&mut self) -> Result<Facts, Failure> {
         let hostname = self.hostname.resolve().await;
         facts::gather(&self.netlink, hostname).await.map_err(|error| Failure::new("facts", error))
+    }
+
+    async fn interfaces(&mut self) -> Result<BTreeMap<InterfaceName, Interface>, Failure> {
+        facts::interfaces(&self.netlink).await.map_err(|error| Failure::new("facts", error))
     }
 
     async fn set_link(&mut self, up: bool, mtu: u16) -> Vec<Failure> {
@@ -156,6 +171,18 @@ impl Host for Linux {
             self.changes.count("cni", 1, 0);
         }
         failures("cni", result.err())
+    }
+
+    async fn remember(&mut self, plan: Option<&LastPlan>) -> Vec<Failure> {
+        let result = match plan {
+            Some(plan) => self.last_plan.write(plan).await,
+            None => self.last_plan.remove(),
+        };
+        failures("state", result.err())
+    }
+
+    fn recall(&mut self) -> Option<Recalled> {
+        self.last_plan.read()
     }
 
     fn take_changes(&mut self) -> Changes {

@@ -16,6 +16,7 @@ pub mod install;
 pub mod iptables;
 pub mod kernel;
 pub mod key;
+pub mod last_plan;
 pub mod links;
 mod linux;
 pub mod netlink;

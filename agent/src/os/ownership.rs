@@ -25,6 +25,12 @@ use crate::host::Changes;
 /// Where the kernel tells this boot from others.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// The number of this boot.
+pub(super) fn boot() -> Result<String, Error> {
+    let boot = fs::read_to_string(BOOT_ID).map_err(|source| Error::file("read", BOOT_ID, source))?;
+    Ok(boot.trim().to_owned())
+}
+
 /// What leads from `present` to `wanted` when only `owned` entries may go. What is wanted and present
 /// already does not appear, whoever made it.
 pub fn changes<T: Ord + Clone>(present: &BTreeSet<T>, owned: &BTreeSet<T>, wanted: &BTreeSet<T>) -> SetDiff<T> {
@@ -56,7 +62,7 @@ fn is_leftover(old: &Route, new: &Route) -> bool {
 
 /// The form in which a route is remembered.
 #[derive(Debug, Serialize, Deserialize)]
-struct StoredRoute {
+pub(super) struct StoredRoute {
     dst: IpNet,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     via: Option<IpAddr>,
@@ -66,9 +72,21 @@ struct StoredRoute {
     table: u32,
 }
 
+impl From<Route> for StoredRoute {
+    fn from(Route { dst, via, dev, src, table }: Route) -> Self {
+        Self { dst, via, dev: dev.to_string(), src, table }
+    }
+}
+
+impl From<StoredRoute> for Route {
+    fn from(StoredRoute { dst, via, dev, src, table }: StoredRoute) -> Self {
+        Self { dst, via, dev: dev.into(), src, table }
+    }
+}
+
 /// The form in which a rule is remembered.
 #[derive(Debug, Serialize, Deserialize)]
-struct StoredRule {
+pub(super) struct StoredRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<IpNet>,
     to: IpNet,
@@ -77,6 +95,18 @@ struct StoredRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unless_mark: Option<u32>,
     table: u32,
+}
+
+impl From<Rule> for StoredRule {
+    fn from(Rule { from, to, iif, unless_mark, table }: Rule) -> Self {
+        Self { from, to, iif: iif.map(|name| name.to_string()), unless_mark, table }
+    }
+}
+
+impl From<StoredRule> for Rule {
+    fn from(StoredRule { from, to, iif, unless_mark, table }: StoredRule) -> Self {
+        Self { from, to, iif: iif.map(Into::into), unless_mark, table }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -113,8 +143,7 @@ impl Ownership {
     /// What the file at `path` remembers of this boot. A file that is missing, of another boot or
     /// not to be understood counts as empty: the worst that follows is a route that stays behind.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let boot = fs::read_to_string(BOOT_ID).map_err(|source| Error::file("read", BOOT_ID, source))?;
-        let boot = boot.trim().to_owned();
+        let boot = boot()?;
         let saved = match fs::read(path) {
             Ok(text) => read(&text, &boot),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Owned::default()),
@@ -223,32 +252,19 @@ fn read(text: &[u8], boot: &str) -> Option<Owned> {
     if stored.boot != boot {
         return None;
     }
-    let route = |StoredRoute { dst, via, dev, src, table }| Route { dst, via, dev: dev.into(), src, table };
-    let rule = |StoredRule { from, to, iif, unless_mark, table }| {
-        let iif = iif.map(Into::into);
-        Rule { from, to, iif, unless_mark, table }
-    };
     Some(Owned {
-        routes: stored.routes.into_iter().map(route).collect(),
-        rules: stored.rules.into_iter().map(rule).collect(),
+        routes: stored.routes.into_iter().map(Into::into).collect(),
+        rules: stored.rules.into_iter().map(Into::into).collect(),
         tunnel: stored.tunnel.map(Into::into),
         forward_rules: stored.forward_rules,
     })
 }
 
 fn write(owned: &Owned, boot: &str) -> io::Result<Vec<u8>> {
-    let route = |route: &Route| {
-        let Route { dst, via, dev, src, table } = route.clone();
-        StoredRoute { dst, via, dev: dev.to_string(), src, table }
-    };
-    let rule = |rule: &Rule| {
-        let Rule { from, to, iif, unless_mark, table } = rule.clone();
-        StoredRule { from, to, iif: iif.map(|name| name.to_string()), unless_mark, table }
-    };
     let stored = Stored {
         boot: boot.to_owned(),
-        routes: owned.routes.iter().map(route).collect(),
-        rules: owned.rules.iter().map(rule).collect(),
+        routes: owned.routes.iter().cloned().map(Into::into).collect(),
+        rules: owned.rules.iter().cloned().map(Into::into).collect(),
         tunnel: owned.tunnel.as_ref().map(InterfaceName::to_string),
         forward_rules: owned.forward_rules,
     };

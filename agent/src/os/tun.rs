@@ -1,12 +1,13 @@
 //! What the kernel tells of a TUN interface (`IFLA_TUN_*` in linux/if_link.h, since Linux 4.16).
 //!
-//! A persistent one says nothing of who made it. Ours is told from others' by what only a program that segments
-//! packets by itself asks for; and that it is free, by its carrier, which it has while a program has a queue open
-//! (`tun_set_iff` and `__tun_detach` in drivers/net/tun.c).
+//! A persistent one says nothing of who made it. Ours is told from others' by what only a program that segments packets
+//! by itself asks for, and by having an owner. That it is free shows in its carrier, which it has while a program has a
+//! queue open (`tun_set_iff` and `__tun_detach` in drivers/net/tun.c).
 
 use netlink_packet_route::link::{InfoData, InfoTun, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_core::Nla;
 
+const OWNER: u16 = 1;
 const TYPE: u16 = 3;
 const PACKET_INFORMATION: u16 = 4;
 const OFFLOAD_HEADER: u16 = 5;
@@ -36,12 +37,13 @@ pub(super) fn parse(message: &LinkMessage) -> Option<Tun> {
         is_left_behind: is(TYPE, libc::IFF_TUN as u8)
             && is(PACKET_INFORMATION, 0)
             && is(OFFLOAD_HEADER, 1)
-            && is(PERSISTS, 1),
+            && is(PERSISTS, 1)
+            && value(data, OWNER).is_some(),
         in_use: message.attributes.iter().any(carrier),
     })
 }
 
-/// The value of an attribute of one byte.
+/// The first byte of an attribute, if there is that attribute; most have no other.
 fn value(data: &[InfoTun], wanted: u16) -> Option<u8> {
     data.iter().find(|attribute| attribute.kind() == wanted).map(|attribute| {
         let mut value = vec![0; attribute.value_len()];

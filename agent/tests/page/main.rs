@@ -26,6 +26,7 @@ use tokio::{
     runtime::Runtime,
     sync::{mpsc, watch},
 };
+use tokio_util::sync::CancellationToken;
 use topology::{
     Granularity, Input, Node, Peer, PeerStatistics, PublicKey, Topology,
     health::Limits,
@@ -116,6 +117,7 @@ fn serve(runtime: &Runtime, listener: TcpListener, name: &str, mesh: &Arc<Topolo
     let sources = Sources {
         metrics: Arc::default(),
         pulse: Pulse::new(Duration::from_secs(3600)),
+        stop: CancellationToken::new(),
         topology: latest.clone(),
         reporter: Reporter::new(reported.clone(), questioner),
         prober: Prober::new(name, "kilo0".into(), latest),

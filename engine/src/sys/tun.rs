@@ -36,6 +36,13 @@ pub(crate) fn take_or_create(tun: &File, name: &str, several: bool) -> io::Resul
     attach(tun, name, if several { libc::IFF_MULTI_QUEUE } else { 0 })
 }
 
+/// Makes us the owner of the interface: of one without owner, whoever may open `/dev/net/tun`, which is everybody, can
+/// open a queue (`tun_not_capable` in drivers/net/tun.c). Afterwards that takes our user or `CAP_NET_ADMIN`.
+pub(crate) fn own(tun: &File) -> io::Result<()> {
+    // SAFETY: geteuid takes no arguments and cannot fail; TUNSETOWNER takes its argument by value.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOWNER, libc::c_ulong::from(libc::geteuid())) }).map(drop)
+}
+
 /// Has the interface stay when its last queue is closed, until somebody deletes it.
 pub(crate) fn persist(tun: &File) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes its argument by value.

@@ -278,7 +278,7 @@ impl Tunnel {
         if !more.is_empty() {
             plan = Plan::for_machine(&topology, &machine)?;
         }
-        let mut failures = Vec::from_iter(self.applier.ensure_device(self.options.mtu, &facts).await);
+        let mut failures = Vec::from_iter(self.applier.ensure_device(self.options.mtu, &facts.interfaces).await);
         failures.extend(self.applier.apply(&plan, Mtus::without_tunnel(self.options.mtu)).await);
         self.said.warnings(topology.warnings.iter().chain(&plan.warnings));
         self.tell_first(&plan, &failures);

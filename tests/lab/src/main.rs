@@ -3,6 +3,7 @@
 
 mod demo;
 mod report;
+mod restart;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -43,6 +44,8 @@ enum Verb {
     },
     /// List the labs that are up, with their hosts and pods
     List,
+    /// Restart an agent again and again, and print how long that interrupts what goes through its node
+    Restart(restart::Arguments),
     /// End a lab that was left up
     Down {
         /// Name of the lab
@@ -86,6 +89,9 @@ fn main() -> ExitCode {
         Verb::Demo(arguments) => demo(&arguments),
         Verb::Exec { name, space, command } => exec(&name, &space, &command),
         Verb::List => list(),
+        Verb::Restart(arguments) => {
+            end_on_signals().and_then(|()| restart::run(&arguments)).map(|()| ExitCode::SUCCESS)
+        }
         Verb::Down { name } => down(&name),
     };
     match result {

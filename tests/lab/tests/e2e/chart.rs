@@ -143,6 +143,8 @@ fn the_charts_values_do_what_they_say() -> Result<()> {
             json!({ "agent": { "httpAllow": ["nodes", "10.42.0.0/16"] } }),
             "- --http-allow=nodes\n        - --http-allow=10.42.0.0/16",
         ),
+        (json!({ "agent": { "args": [] } }), "- --clean-up=false"),
+        (json!({ "agent": { "cleanUp": true } }), "- --clean-up=true\n        - --clean-up-interface\n"),
         (json!({ "agent": { "iptablesForwardRules": true } }), "path: /run/xtables.lock"),
         (json!({ "agent": { "nodeSelector": { "a/b": "c" } } }), "a/b: \"c\""),
         (json!({ "agent": { "image": "mine/kg:1" } }), "image: mine/kg:1"),

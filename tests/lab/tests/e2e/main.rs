@@ -40,6 +40,7 @@ mod peers;
 mod plugins;
 mod probes;
 mod repair;
+mod restart;
 mod rules;
 mod status;
 mod support;

@@ -195,7 +195,8 @@ pub fn lossless(flow: Flow, what: &str) -> Result<()> {
 }
 
 /// All that an agent could have made or changed on a host, a line each. Interface numbers and
-/// link-local addresses are left out: they differ each time an interface is made.
+/// link-local addresses are left out: they differ each time an interface is made. Whether a link that is up says so:
+/// one that never lost its carrier says UNKNOWN.
 pub fn snapshot(lab: &Lab, host: &str) -> Result<BTreeSet<String>> {
     let mut lines = BTreeSet::new();
     for command in [
@@ -210,7 +211,8 @@ pub fn snapshot(lab: &Lab, host: &str) -> Result<BTreeSet<String>> {
         let argv: Vec<_> = command.split(' ').collect();
         for line in lab.exec(host, &argv)?.lines().filter(|line| !line.contains("fe80:")) {
             let number = line.split_once(": ").filter(|(number, _)| number.parse::<u32>().is_ok());
-            lines.insert(format!("{command}: {}", number.map_or(line, |(_, rest)| rest).trim()));
+            let shown = number.map_or(line, |(_, rest)| rest).replace("state UNKNOWN", "state UP");
+            lines.insert(format!("{command}: {}", shown.trim()));
         }
     }
     Ok(lines)

@@ -1,0 +1,254 @@
+//! What of the last plan a node may begin with, before the cluster has been read.
+//!
+//! The last plan was right once. Until the API server says what is right now, it is better than nothing: WireGuard
+//! accepts nobody but the holders of known keys, and what is wrong by now is put right by the first reconciliation.
+//! Not used is a plan of another node, key or WireGuard network, in which nothing would fit the others'; and after a
+//! reboot, routes that the host as it is now has no place for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
+
+use ipnet::IpNet;
+
+use crate::{DevicePlan, InterfaceName, NodeName, PeerStatistics, Plan, PublicKey, Route, Rule};
+
+/// Who a node is to the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub node: NodeName,
+    /// Its public key.
+    pub key: PublicKey,
+    /// The networks that WireGuard addresses come from.
+    pub subnets: Vec<IpNet>,
+}
+
+/// What a node applied last, as far as it is of use at the next start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastPlan {
+    /// Who the node was then.
+    pub identity: Identity,
+    /// The MTU of the WireGuard interface, in bytes.
+    pub mtu: u16,
+    /// The WireGuard device.
+    pub device: DevicePlan,
+    /// Where peers were seen that are, or may be, elsewhere than the plan says.
+    pub seen: BTreeMap<PublicKey, SocketAddr>,
+    /// Addresses of the WireGuard interface.
+    pub addresses: BTreeSet<IpNet>,
+    /// Routes.
+    pub routes: BTreeSet<Route>,
+    /// Policy rules.
+    pub rules: BTreeSet<Rule>,
+}
+
+/// Why the last plan is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// It is that of a node of another name.
+    Node(NodeName),
+    /// The node's key is another one now: nobody knows its sessions, or what it sends.
+    Key,
+    /// WireGuard addresses are in other networks now.
+    Subnets,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "it is that of node/{node}"),
+            Self::Key => f.write_str("the node has another key now"),
+            Self::Subnets => f.write_str("--subnet is another one now"),
+        }
+    }
+}
+
+/// The host at the moment when a plan is to be resumed.
+#[derive(Clone, Debug)]
+pub struct Host<'a> {
+    /// The WireGuard interface, whether it exists or not.
+    pub interface: &'a InterfaceName,
+    /// The addresses of each interface that there is, with their prefix lengths.
+    pub addresses: BTreeMap<InterfaceName, Vec<IpNet>>,
+    /// Whether it is up since before the plan was applied.
+    pub same_boot: bool,
+}
+
+impl LastPlan {
+    /// What is to be kept of `plan`, which was applied with this MTU to a device that knows this of its peers.
+    pub fn new(identity: Identity, mtu: u16, plan: &Plan, known: &[PeerStatistics]) -> Self {
+        let elsewhere = |peer: &PeerStatistics| {
+            let planned = plan.device.peers.get(&peer.key)?;
+            peer.endpoint.filter(|_| peer.endpoint != planned.endpoint).map(|endpoint| (peer.key, endpoint))
+        };
+        Self {
+            identity,
+            mtu,
+            device: plan.device.clone(),
+            seen: known.iter().filter_map(elsewhere).collect(),
+            addresses: plan.addresses.clone(),
+            routes: plan.routes.clone(),
+            rules: plan.rules.clone(),
+        }
+    }
+
+    /// The part of this that is good for the node that is `identity` now.
+    pub fn resume(mut self, identity: &Identity, host: &Host<'_>) -> Result<Self, Unusable> {
+        if self.identity.node != identity.node {
+            return Err(Unusable::Node(self.identity.node));
+        }
+        if self.identity.key != identity.key {
+            return Err(Unusable::Key);
+        }
+        if self.identity.subnets != identity.subnets {
+            return Err(Unusable::Subnets);
+        }
+        // Since then the host has lost nothing that we did not see; what it has is ours, and stays.
+        if !host.same_boot {
+            self.routes.retain(|route| host.has_place_for(route));
+        }
+        Ok(self)
+    }
+
+    /// The device with its peers where they were last.
+    pub fn device_as_seen(&self) -> DevicePlan {
+        let mut device = self.device.clone();
+        for (key, endpoint) in &self.seen {
+            device.peers.entry(*key).and_modify(|peer| peer.endpoint = Some(*endpoint));
+        }
+        device
+    }
+}
+
+impl Host<'_> {
+    /// Whether `route` is possible, and takes nothing away that the host reaches by itself: it may be on another
+    /// network now, or its own pods may have the addresses that another node's had.
+    fn has_place_for(&self, route: &Route) -> bool {
+        if route.is_throw() {
+            return true;
+        }
+        let others = || self.addresses.iter().filter(|(name, _)| *name != self.interface);
+        let own = || others().flat_map(|(_, addresses)| addresses);
+        let is_reached = own().any(|address| address.contains(&route.dst));
+        let has_source = route.src.is_none_or(|source| own().any(|address| address.addr() == source));
+        let leads_out = route.dev == *self.interface
+            || route.via.is_some_and(|gateway| {
+                let addresses = self.addresses.get(&route.dev).into_iter().flatten();
+                addresses.into_iter().any(|address| address.contains(&gateway))
+            });
+        has_source && leads_out && !is_reached
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DevicePeer, MAIN_TABLE, Seconds};
+
+    fn identity() -> Identity {
+        Identity {
+            node: "a".into(),
+            key: PublicKey::new([1; 32]).unwrap(),
+            subnets: vec!["10.4.0.0/16".parse().unwrap()],
+        }
+    }
+
+    /// A route as ip-route(8) writes it: `DST [via GATEWAY] dev LINK [src SOURCE]`.
+    fn route(text: &str) -> Route {
+        let words: Vec<&str> = text.split(' ').collect();
+        let after = |key| words.iter().position(|word| *word == key).map(|at| words[at + 1]);
+        Route {
+            dst: words[0].parse().unwrap(),
+            via: after("via").map(|ip| ip.parse().unwrap()),
+            dev: after("dev").unwrap().into(),
+            src: after("src").map(|ip| ip.parse().unwrap()),
+            table: MAIN_TABLE,
+        }
+    }
+
+    const THROUGH_THE_TUNNEL: &str = "10.42.2.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1";
+    const TO_A_NEIGHBOUR: &str = "10.42.3.0/24 via 10.1.0.3 dev eth0 src 10.1.0.1";
+    const ENCAPSULATED: &str = "10.42.4.0/24 via 10.1.0.4 dev kilo-vxlan src 10.1.0.1";
+    const NODE: &str = "10.2.0.1/32 via 10.4.0.2 dev kilo0";
+
+    fn last() -> LastPlan {
+        let peer = DevicePeer {
+            label: "b".to_owned(),
+            preshared_key: None,
+            endpoint: "192.0.2.2:51820".parse().ok(),
+            persistent_keepalive: Seconds(0),
+            allowed_ips: BTreeSet::new(),
+        };
+        let mut routes: BTreeSet<Route> =
+            [THROUGH_THE_TUNNEL, TO_A_NEIGHBOUR, ENCAPSULATED, NODE].map(route).into_iter().collect();
+        routes.insert(Route::throw("10.42.1.0/24".parse().unwrap(), 1109));
+        let plan = Plan {
+            device: DevicePlan {
+                up: true,
+                listen_port: 51820,
+                peers: [2, 3].map(|n| (PublicKey::new([n; 32]).unwrap(), peer.clone())).into(),
+            },
+            routes,
+            ..Plan::default()
+        };
+        let known = |n, endpoint: &str| PeerStatistics {
+            key: PublicKey::new([n; 32]).unwrap(),
+            endpoint: endpoint.parse().ok(),
+            last_handshake: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        };
+        let known = [known(2, "192.0.2.2:51820"), known(3, "192.0.2.9:7"), known(4, "192.0.2.4:4")];
+        LastPlan::new(identity(), 1420, &plan, &known)
+    }
+
+    /// The destinations that are left on a host with these addresses.
+    fn left(same_boot: bool, addresses: &[(&str, &str)]) -> Vec<String> {
+        let addresses = addresses.iter().map(|(name, address)| ((*name).into(), vec![address.parse().unwrap()]));
+        let host = Host { interface: &"kilo0".into(), addresses: addresses.collect(), same_boot };
+        let resumed = last().resume(&identity(), &host).unwrap();
+        resumed.routes.iter().map(|route| route.dst.to_string()).collect()
+    }
+
+    #[test]
+    fn a_plan_of_another_node_key_or_network_is_of_no_use() {
+        let host = Host { interface: &"kilo0".into(), addresses: BTreeMap::new(), same_boot: true };
+        assert_eq!(last().resume(&identity(), &host), Ok(last()));
+        let other = PublicKey::new([9; 32]).unwrap();
+        for (now, why) in [
+            (Identity { node: "b".into(), ..identity() }, Unusable::Node("a".into())),
+            (Identity { key: other, ..identity() }, Unusable::Key),
+            (Identity { subnets: vec!["10.5.0.0/16".parse().unwrap()], ..identity() }, Unusable::Subnets),
+        ] {
+            assert_eq!(last().resume(&now, &host), Err(why.clone()));
+            assert!(!why.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn after_a_reboot_only_such_routes_come_back_as_the_host_has_a_place_for() {
+        let all = ["10.2.0.1/32", "10.42.1.0/24", "10.42.2.0/24", "10.42.3.0/24", "10.42.4.0/24"];
+        assert_eq!(left(true, &[]), all, "nothing has gone meanwhile");
+        let eth0 = ("eth0", "10.1.0.1/24");
+        assert_eq!(left(false, &[eth0]), ["10.2.0.1/32", "10.42.1.0/24", "10.42.2.0/24", "10.42.3.0/24"]);
+        assert_eq!(left(false, &[eth0, ("kilo-vxlan", "10.1.0.1/32")]).len(), 4, "its tables are not there yet");
+        assert_eq!(left(false, &[("eth0", "10.1.0.7/24")]), ["10.2.0.1/32", "10.42.1.0/24"], "another address");
+        assert_eq!(left(false, &[("eth1", "10.1.0.1/24")]).len(), 3, "another link");
+        let own_pods = ("kube-bridge", "10.42.2.1/24");
+        assert_eq!(left(false, &[eth0, own_pods]), ["10.2.0.1/32", "10.42.1.0/24", "10.42.3.0/24"]);
+        assert_eq!(left(false, &[("eth0", "10.2.0.9/24")]), ["10.42.1.0/24"], "what was far away is on this link");
+        // The interface's own addresses are no reason against what it leads to.
+        assert_eq!(left(false, &[eth0, ("kilo0", "10.42.2.1/16")]).len(), 4);
+    }
+
+    #[test]
+    fn peers_are_looked_for_where_they_were_seen() {
+        let last = last();
+        let endpoints: Vec<_> = last.device_as_seen().peers.values().map(|peer| peer.endpoint).collect();
+        assert_eq!(endpoints, ["192.0.2.2:51820", "192.0.2.9:7"].map(|endpoint| endpoint.parse().ok()));
+        assert_eq!(last.seen.len(), 1);
+    }
+}
