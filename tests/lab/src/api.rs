@@ -17,13 +17,14 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::patience;
 use crate::space::{self, Space};
 use crate::spec::Api;
 use crate::sys;
 use crate::underlay::Realm;
 
-/// How long the real API server may take to get ready, or to end.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the real API server may take to get ready, times [`patience`].
+const READY_LIMIT: Duration = Duration::from_secs(90);
 const TOKEN: &str = "lab-admin";
 const AGENT_TOKEN: &str = "lab-agent";
 /// Who the agents are in a cluster: the service account of the manifests.
@@ -223,7 +224,7 @@ impl ApiServer {
         let Running::Real { kube_apiserver, etcd } = running else { return Ok(()) };
         let url = format!("https://{}:{}/readyz", self.realm.control(), port(&self.kind));
         let ca = self.directory.join("ca.crt").display().to_string();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + READY_LIMIT * patience();
         loop {
             let header = format!("Authorization: Bearer {TOKEN}");
             let curl = ["curl", "-s", "-m", "2", "-H", &header, "--cacert", &ca, &url];
@@ -257,7 +258,7 @@ fn port(kind: &Kind) -> u16 {
 /// Connects to an address as seen from `space`.
 async fn dial(space: Arc<Space>, target: SocketAddr) -> io::Result<tokio::net::TcpStream> {
     const LIMIT: Duration = Duration::from_secs(5);
-    let connect = move || space.run(|| TcpStream::connect_timeout(&target, LIMIT));
+    let connect = move || space.run(|| TcpStream::connect_timeout(&target, LIMIT * patience()));
     let stream = tokio::task::spawn_blocking(connect).await?.map_err(io::Error::other)??;
     stream.set_nonblocking(true)?;
     tokio::net::TcpStream::from_std(stream)

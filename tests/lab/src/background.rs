@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::lab::Lab;
-use crate::{space, sys, tail};
+use crate::{patience, space, sys, tail};
 
-/// How long it may take to end when it is asked to.
+/// How long it may take to end when it is asked to, times [`patience`].
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A program of [`Lab::start_kgctl`] or [`Lab::start_program`]. Dropping it kills it.
@@ -65,13 +65,14 @@ impl Background {
 
     /// Waits for its end.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + STOP_LIMIT;
+        let limit = STOP_LIMIT * patience();
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("it did not end within {STOP_LIMIT:?}:\n{}", tail(&self.said()?, 20));
+                bail!("it did not end within {limit:?}:\n{}", tail(&self.said()?, 20));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

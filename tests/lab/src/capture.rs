@@ -15,13 +15,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::patience;
 use crate::space::Space;
 use crate::sys;
 
 /// How often the capturing thread looks whether it should stop.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long queued frames are read after the stop.
+/// How long queued frames are read after the stop, times [`patience`].
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// A running capture.
@@ -66,7 +67,7 @@ fn capture(socket: OwnedFd, stop: &AtomicBool) -> io::Result<Frames> {
     let mut reader = File::from(socket.try_clone()?);
     let mut stopped: Option<Instant> = None;
     // Frames queued before the stop are still read; on a link that is never idle there is no last one.
-    while stopped.is_none_or(|at| at.elapsed() < DRAIN) {
+    while stopped.is_none_or(|at| at.elapsed() < DRAIN * patience()) {
         if stop.load(Ordering::Relaxed) {
             stopped.get_or_insert_with(Instant::now);
         }

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::patience;
 use crate::servers::ECHO_PORT;
 use crate::space::Space;
 use crate::sys;
 
-/// How long after the last datagram, or the last answer to it, more answers are still waited for: on a slow machine
-/// many are on their way.
+/// How long after the last datagram, or the last answer to it, more answers are still waited for, times [`patience`]:
+/// on a slow machine many are on their way.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A running flow.
@@ -97,7 +98,7 @@ fn exchange(socket: &UdpSocket, interval: Duration, stop: &AtomicBool, returned:
         }
     }
     while !missing.is_empty()
-        && let Some(number) = receive(socket, Instant::now() + LINGER)
+        && let Some(number) = receive(socket, Instant::now() + LINGER * patience())
     {
         note(number, &mut missing);
     }

@@ -200,7 +200,7 @@ fn list() -> Result<ExitCode> {
 fn down(name: &str) -> Result<ExitCode> {
     let pid = state::read(name)?.pid;
     sys::kill(pid, libc::SIGTERM).with_context(|| format!("end lab {name}"))?;
-    let deadline = Instant::now() + DOWN_LIMIT;
+    let deadline = Instant::now() + DOWN_LIMIT * lab::patience();
     while state::running()?.iter().any(|running| running == name) {
         if Instant::now() > deadline {
             bail!("lab {name} did not end within {DOWN_LIMIT:?}");

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::patience;
 use crate::servers::{Answer, HTTP_PORT};
 use crate::space::Space;
 use crate::sys;
 
-/// Longest wait for one answer.
-pub const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// Longest wait for one answer, times [`patience`].
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What an HTTP probe found.
 #[derive(Clone, Debug)]
@@ -59,8 +60,9 @@ pub(crate) fn http_here(target: IpAddr, path: &str) -> Result<Reached> {
 /// Asks the HTTP server at `target` from this thread's network namespace.
 pub(crate) fn http_at(target: SocketAddr, path: &str) -> Result<Reached> {
     let start = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&target, PROBE_LIMIT)?;
-    stream.set_read_timeout(Some(PROBE_LIMIT))?;
+    let limit = PROBE_LIMIT * patience();
+    let mut stream = TcpStream::connect_timeout(&target, limit)?;
+    stream.set_read_timeout(Some(limit))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
     let mut response = String::new();
     stream.read_to_string(&mut response)?;
@@ -74,7 +76,7 @@ pub(crate) fn http_at(target: SocketAddr, path: &str) -> Result<Reached> {
 pub(crate) fn ping_here(target: IpAddr) -> Result<Duration> {
     let socket = sys::icmp_socket(target.is_ipv6())?;
     socket.connect(SocketAddr::new(target, 0))?;
-    socket.set_read_timeout(Some(PROBE_LIMIT))?;
+    socket.set_read_timeout(Some(PROBE_LIMIT * patience()))?;
     // Type, code, checksum, identifier, sequence number (RFC 792, RFC 4443); the kernel fills in the
     // checksum and the identifier.
     let mut request = [0_u8; 16];
