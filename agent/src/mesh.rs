@@ -396,12 +396,7 @@ impl<H: Host> Mesh<H> {
             hostname: facts.hostname.clone(),
             default_interface: facts.default_interface.clone(),
             interfaces: announce::without_pod_addresses(&addresses.collect(), &own.pod_cidrs),
-            ignored: TUNNELS
-                .map(TunnelKind::interface)
-                .into_iter()
-                .chain([self.options.interface.clone(), POD_BRIDGE.into()])
-                .chain(self.options.path.iter().flat_map(|path| path.interfaces()).map(|name| (*name).into()))
-                .collect(),
+            ignored: self.not_private().chain([self.options.interface.clone(), POD_BRIDGE.into()]).collect(),
             internal_cidrs: self.options.internal_cidrs.clone(),
         }
     }
@@ -484,6 +479,13 @@ impl<H: Host> Mesh<H> {
         failures
     }
 
+    /// The interfaces by which no node of the location is reached directly, whatever addresses they have: tunnels of
+    /// ours, and the provider's.
+    fn not_private(&self) -> impl Iterator<Item = InterfaceName> {
+        let providers = self.options.path.iter().flat_map(|path| path.interfaces()).map(|name| (*name).into());
+        TUNNELS.map(TunnelKind::interface).into_iter().chain(providers)
+    }
+
     /// The network provider beneath the mesh, as it is now.
     fn provider(&self, facts: &Facts) -> Option<Provider> {
         let path = self.options.path?;
@@ -502,8 +504,8 @@ impl<H: Host> Mesh<H> {
         resolved: &'a BTreeMap<String, IpAddr>,
     ) -> Local<'a> {
         // The tunnel may have one, too.
-        let is_tunnel = |name: &InterfaceName| TUNNELS.iter().any(|kind| kind.interface() == *name);
-        let others = facts.interfaces.iter().filter(|(name, _)| !is_tunnel(name));
+        let of_others: BTreeSet<InterfaceName> = self.not_private().collect();
+        let others = facts.interfaces.iter().filter(|(name, _)| !of_others.contains(name));
         let carried = others.flat_map(|(name, interface)| {
             interface.addresses.iter().map(move |address| (address.addr(), name.clone()))
         });

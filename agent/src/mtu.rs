@@ -96,6 +96,7 @@ mod tests {
             let tunnel = Tunnel {
                 kind,
                 interface: kind.interface(),
+                borrowed: false,
                 local: local.parse().unwrap(),
                 mac: topology::tunnel::Mac([2; 6]),
                 addresses: [].into(),

@@ -1,7 +1,8 @@
 //! The tunnel between the nodes of one location (`--encapsulate`), as data.
 //!
 //! Either IPIP (RFC 2003) on the kernel's `tunl0`, as upstream's agents speak it, or VXLAN (RFC 7348) on a
-//! device of our own for networks that drop IPIP and kernels without it. Routes are the same for both: a
+//! device of our own for networks that drop IPIP and kernels without it. Where Cilium has taken `tunl0` for its own,
+//! it is used as Cilium left it ([`crate::Provider::tunnel`]). Routes are the same for both: a
 //! gateway on the tunnel is the other node's internal IP, or for IPv6 a link-local address that stands for it. IPIP takes it for the outer destination; VXLAN
 //! finds that in two tables without asking anybody: neighbours (gateway to hardware address) and
 //! forwarding (hardware address to outer destination).
@@ -32,7 +33,7 @@ pub enum TunnelKind {
 }
 
 impl TunnelKind {
-    /// The interface's name.
+    /// The interface's name where it is ours.
     pub fn interface(self) -> InterfaceName {
         match self {
             Self::Ipip => "tunl0".into(),
@@ -146,6 +147,8 @@ pub struct Tunnel {
     pub kind: TunnelKind,
     /// Its name.
     pub interface: InterfaceName,
+    /// Whether it is a network provider's: it gets our addresses and is up, and else stays as it is.
+    pub borrowed: bool,
     /// The node's own outer address.
     pub local: IpAddr,
     /// The node's own hardware address; of no meaning to IPIP.

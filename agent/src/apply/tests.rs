@@ -47,6 +47,7 @@ fn tunnel() -> Tunnel {
     Tunnel {
         kind: TunnelKind::Vxlan,
         interface: TunnelKind::Vxlan.interface(),
+        borrowed: false,
         local: "10.1.0.2".parse().unwrap(),
         mac: Mac([2; 6]),
         addresses: BTreeSet::new(),

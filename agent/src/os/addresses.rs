@@ -98,6 +98,14 @@ pub async fn set(netlink: &Netlink, link: &Link, wanted: &BTreeSet<IpNet>) -> Ve
     errors
 }
 
+/// Takes the addresses `old` from `link` and gives it `new`; what else it has is somebody else's and stays.
+pub async fn exchange(netlink: &Netlink, link: &Link, old: &BTreeSet<IpNet>, new: &BTreeSet<IpNet>) -> Vec<Error> {
+    match present(netlink, link).await {
+        Ok(present) => set(netlink, link, &(&(&present - old) | new)).await,
+        Err(error) => vec![error],
+    }
+}
+
 /// An address to have while `present` makes way for `wanted`, if one is needed: with its last IPv4
 /// address an interface loses all its IPv4 routes (`fib_disable_ip`, net/ipv4/fib_frontend.c), and
 /// packets their way until those are put back. It has no subnet that another could be secondary in.

@@ -15,7 +15,7 @@ use super::{
     iptables,
     last_plan::LastPlanFile,
     links,
-    ownership::{self, Ownership},
+    ownership::{self, OwnTunnel, Ownership},
     tunnel,
 };
 use crate::{
@@ -81,17 +81,44 @@ impl Linux {
 
     async fn try_set_tunnel(&mut self, wanted: Option<(&Tunnel, u32)>) -> Vec<Error> {
         let name = wanted.map(|(tunnel, _)| &tunnel.interface);
-        if let Some(old) = self.ownership.tunnel().filter(|old| Some(*old) != name) {
-            let errors = tunnel::remove(&self.netlink, old).await;
+        if let Some(OwnTunnel { interface, lent }) = self.ownership.tunnel().filter(|old| Some(&old.interface) != name)
+        {
+            let errors = match lent {
+                Some(lent) => tunnel::give_back(&self.netlink, interface, lent).await,
+                None => tunnel::remove(&self.netlink, interface).await,
+            };
             if !errors.is_empty() {
                 return errors;
             }
         }
-        // Remembered before it exists: whoever comes after a crash must know it as ours.
-        let mut errors = Vec::from_iter(self.ownership.own_tunnel(name).err());
-        if let Some((tunnel, mtu)) = wanted {
-            errors.extend(tunnel::set(&self.netlink, tunnel, mtu).await);
+        match wanted {
+            None => Vec::from_iter(self.ownership.own_tunnel(None).err()),
+            Some((tunnel, _)) if tunnel.borrowed => self.borrow_tunnel(tunnel).await,
+            Some((tunnel, mtu)) => {
+                // Remembered before it exists: whoever comes after a crash must know it as ours.
+                let own = OwnTunnel { interface: tunnel.interface.clone(), lent: None };
+                let mut errors = Vec::from_iter(self.ownership.own_tunnel(Some(own)).err());
+                errors.extend(tunnel::set(&self.netlink, tunnel, mtu).await);
+                errors
+            }
         }
+    }
+
+    async fn borrow_tunnel(&mut self, tunnel: &Tunnel) -> Vec<Error> {
+        let own = |lent| Some(OwnTunnel { interface: tunnel.interface.clone(), lent: Some(lent) });
+        let old = self.ownership.tunnel().filter(|old| old.interface == tunnel.interface);
+        let former = old.and_then(|old| old.lent.clone());
+        if former.is_none() {
+            tracing::info!(interface = %tunnel.interface, "the tunnel is a network provider's: it is used as it is");
+        }
+        let former = former.unwrap_or_default();
+        // Remembered before they are there, and until they are surely gone.
+        let mut errors = Vec::from_iter(self.ownership.own_tunnel(own(&former | &tunnel.addresses)).err());
+        let failures = tunnel::borrow(&self.netlink, tunnel, &former).await;
+        if failures.is_empty() {
+            errors.extend(self.ownership.own_tunnel(own(tunnel.addresses.clone())).err());
+        }
+        errors.extend(failures);
         errors
     }
 

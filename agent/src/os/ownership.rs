@@ -116,8 +116,19 @@ struct Stored {
     rules: Vec<StoredRule>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tunnel: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lent_to_tunnel: Option<BTreeSet<IpNet>>,
     #[serde(default)]
     forward_rules: bool,
+}
+
+/// The tunnel interface that is in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnTunnel {
+    /// Its name.
+    pub interface: InterfaceName,
+    /// What of it is ours, where it is borrowed: these addresses; `None` where all of it is.
+    pub lent: Option<BTreeSet<IpNet>>,
 }
 
 /// What we made, and the file that remembers it.
@@ -135,7 +146,7 @@ pub struct Ownership {
 struct Owned {
     routes: BTreeSet<Route>,
     rules: BTreeSet<Rule>,
-    tunnel: Option<InterfaceName>,
+    tunnel: Option<OwnTunnel>,
     forward_rules: bool,
 }
 
@@ -207,13 +218,13 @@ impl Ownership {
     }
 
     /// The tunnel interface that we made, or took into use.
-    pub fn tunnel(&self) -> Option<&InterfaceName> {
+    pub fn tunnel(&self) -> Option<&OwnTunnel> {
         self.owned.tunnel.as_ref()
     }
 
     /// Remembers that this is our tunnel interface, or that there is none any more.
-    pub fn own_tunnel(&mut self, name: Option<&InterfaceName>) -> Result<(), Error> {
-        self.owned.tunnel = name.cloned();
+    pub fn own_tunnel(&mut self, tunnel: Option<OwnTunnel>) -> Result<(), Error> {
+        self.owned.tunnel = tunnel;
         self.save()
     }
 
@@ -255,7 +266,7 @@ fn read(text: &[u8], boot: &str) -> Option<Owned> {
     Some(Owned {
         routes: stored.routes.into_iter().map(Into::into).collect(),
         rules: stored.rules.into_iter().map(Into::into).collect(),
-        tunnel: stored.tunnel.map(Into::into),
+        tunnel: stored.tunnel.map(|name| OwnTunnel { interface: name.into(), lent: stored.lent_to_tunnel }),
         forward_rules: stored.forward_rules,
     })
 }
@@ -265,7 +276,8 @@ fn write(owned: &Owned, boot: &str) -> io::Result<Vec<u8>> {
         boot: boot.to_owned(),
         routes: owned.routes.iter().cloned().map(Into::into).collect(),
         rules: owned.rules.iter().cloned().map(Into::into).collect(),
-        tunnel: owned.tunnel.as_ref().map(InterfaceName::to_string),
+        tunnel: owned.tunnel.as_ref().map(|tunnel| tunnel.interface.to_string()),
+        lent_to_tunnel: owned.tunnel.as_ref().and_then(|tunnel| tunnel.lent.clone()),
         forward_rules: owned.forward_rules,
     };
     Ok(serde_json::to_vec(&stored)?)
@@ -333,7 +345,8 @@ mod tests {
 
     #[test]
     fn the_memory_survives_a_restart_but_not_a_reboot() {
-        let owned = Owned {
+        let tunnel = |interface: &str, lent| Some(OwnTunnel { interface: interface.into(), lent });
+        let mut owned = Owned {
             routes: &set(&[OLD, "fd02::/64 dev kilo0"]) | &[Route::throw("10.3.0.0/24".parse().unwrap(), 1108)].into(),
             rules: BTreeSet::from([Rule {
                 from: None,
@@ -342,11 +355,14 @@ mod tests {
                 unless_mark: Some(1108),
                 table: 1107,
             }]),
-            tunnel: Some("tunl0".into()),
+            tunnel: tunnel("tunl0", None),
             forward_rules: true,
         };
         let text = write(&owned, "boot-1").unwrap();
-        assert_eq!(read(&text, "boot-1"), Some(owned));
+        assert_eq!(read(&text, "boot-1").as_ref(), Some(&owned));
+        owned.tunnel = tunnel("cilium_tunl", Some(["10.1.0.2/32".parse().unwrap()].into()));
+        let text = write(&owned, "boot-1").unwrap();
+        assert_eq!(read(&text, "boot-1").as_ref(), Some(&owned));
         assert_eq!(read(&text, "boot-2"), None);
         assert_eq!(read(&text[..text.len() - 1], "boot-1"), None);
         assert_eq!(read(b"", "boot-1"), None);

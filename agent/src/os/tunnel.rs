@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
@@ -30,6 +31,28 @@ pub async fn set(netlink: &Netlink, wanted: &Tunnel, mtu: u32) -> Vec<Error> {
         errors.extend(set_entries(netlink, &link, &wanted.neighbours).await);
     }
     errors
+}
+
+/// Puts our addresses on the interface that a network provider lends for `wanted`, in place of `former`, and sees
+/// that it is up; returns what failed. Its name, MTU and other addresses stay as they are.
+pub async fn borrow(netlink: &Netlink, wanted: &Tunnel, former: &BTreeSet<IpNet>) -> Vec<Error> {
+    let link = match links::expect(netlink, &wanted.interface).await.and_then(|link| of_kind(link, wanted.kind)) {
+        Ok(link) => link,
+        Err(error) => return vec![error],
+    };
+    let mut errors = addresses::exchange(netlink, &link, former, &wanted.addresses).await;
+    errors.extend(links::set_up(netlink, &link, true).await.err());
+    errors
+}
+
+/// Takes our addresses back from an interface that was lent; returns what failed. It stays up: who lent it may
+/// have come to use it.
+pub async fn give_back(netlink: &Netlink, name: &InterfaceName, lent: &BTreeSet<IpNet>) -> Vec<Error> {
+    match links::find(netlink, name).await {
+        Ok(Some(link)) => addresses::exchange(netlink, &link, lent, &BTreeSet::new()).await,
+        Ok(None) => Vec::new(),
+        Err(error) => vec![error],
+    }
 }
 
 /// Removes the interface that an agent made; returns what failed. The kernel's own `tunl0` stays, as it
@@ -96,13 +119,19 @@ fn identity(wanted: &Tunnel) -> [InfoVxlan; 4] {
     [InfoVxlan::Id(VXLAN_ID), InfoVxlan::Port(VXLAN_PORT), InfoVxlan::Learning(false), local]
 }
 
+/// The interface, if it is of this kind.
+fn of_kind(link: Link, kind: TunnelKind) -> Result<Link, Error> {
+    if link.kind == info_kind(kind).to_string() {
+        return Ok(link);
+    }
+    Err(Error::NoTunnel { link: link.name, kind: link.kind, wanted: kind })
+}
+
 /// The interface, made if there is none like it.
 async fn ensure(netlink: &Netlink, wanted: &Tunnel) -> Result<Link, Error> {
     let name = &wanted.interface;
     if let Some(link) = links::find(netlink, name).await? {
-        if link.kind != info_kind(wanted.kind).to_string() {
-            return Err(Error::NoTunnel { link: name.clone(), kind: link.kind, wanted: wanted.kind });
-        }
+        let link = of_kind(link, wanted.kind)?;
         if wanted.kind == TunnelKind::Ipip || is_as_wanted(netlink, wanted).await? {
             return Ok(link);
         }

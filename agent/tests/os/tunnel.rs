@@ -1,6 +1,6 @@
 //! The tunnel inside a location, as a real interface. IPIP only where the kernel has it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use agent::{
     host::Host,
@@ -19,6 +19,7 @@ fn vxlan(local: &str, others: &[(u8, &str, &str)]) -> Tunnel {
     Tunnel {
         kind: TunnelKind::Vxlan,
         interface: TunnelKind::Vxlan.interface(),
+        borrowed: false,
         local: ip(local),
         mac: mac(1),
         addresses: set(&["10.42.1.1/32", "fd42:1::1/128"], |text| text.parse().unwrap()),
@@ -34,6 +35,12 @@ async fn has(netlink: &Netlink, kind: TunnelKind) -> bool {
         println!("skipped: the kernel has no {kind}");
     }
     available
+}
+
+/// Of a host that has nothing but a tunnel of ours.
+fn settings(directory: &Path) -> Settings {
+    let (interface, hostname, state) = ("kilo0".into(), "localhost".into(), directory.join("kilo0.json"));
+    Settings { interface, hostname, state, firewall: false, forward_rules: false, conflist: None }
 }
 
 /// All that `set` is about, a line each.
@@ -126,13 +133,7 @@ fn the_tunnel_of_an_agent_that_was_killed_is_known_as_ours() {
         }
         wire();
         let directory = tempfile::tempdir().unwrap();
-        let open = || {
-            let state = directory.path().join("kilo0.json");
-            let (interface, hostname) = ("kilo0".into(), "localhost".into());
-            let settings =
-                Settings { interface, hostname, state, firewall: false, forward_rules: false, conflist: None };
-            Linux::open(settings).unwrap()
-        };
+        let open = || Linux::open(settings(directory.path())).unwrap();
         // A stranger's is not ours because it has the name.
         ip("link add kilo-vxlan type vxlan id 7 dstport 4789");
         no_errors(open().set_tunnel(None).await);
@@ -167,5 +168,46 @@ fn tunl0_gets_its_address_and_loses_it() {
         ip("route add 10.42.2.0/24 via 10.1.0.3 dev tunl0 onlink");
         no_errors(tunnel::remove(&netlink, &wanted.interface).await);
         assert!(!ip("-o addr").contains("tunl0") && !ip("-o link show up").contains("tunl0"));
+    });
+}
+
+#[test]
+fn a_borrowed_tunnel_is_used_and_given_back_as_it_was() {
+    inside(|netlink| async move {
+        if !has(&netlink, TunnelKind::Ipip).await {
+            return;
+        }
+        wire();
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Linux::open(settings(directory.path())).unwrap();
+        let with = |address: &str| Tunnel {
+            kind: TunnelKind::Ipip,
+            interface: "cilium_tunl".into(),
+            borrowed: true,
+            addresses: set(&[address], |text| text.parse().unwrap()),
+            ..vxlan("10.1.0.2", &[])
+        };
+        let own = Tunnel { interface: "tunl0".into(), borrowed: false, ..with("10.1.0.2/32") };
+        // Whoever lends it renames it while it is ours.
+        ip("link add fallback type ipip external");
+        no_errors(open().set_tunnel(Some((&own, 1430))).await);
+        ip("link set tunl0 down");
+        ip("link set tunl0 name cilium_tunl");
+        ip("link set cilium_tunl mtu 1480");
+        ip("addr add 10.9.9.9/32 dev cilium_tunl");
+        for address in ["10.1.0.2/32", "10.1.0.2/32", "10.1.0.7/32"] {
+            no_errors(open().set_tunnel(Some((&with(address), 1430))).await);
+            let addresses: BTreeSet<String> = lines("-o -4 addr show dev cilium_tunl")
+                .iter()
+                .filter_map(|line| Some(line.split_whitespace().nth(3)?.to_owned()))
+                .collect();
+            assert_eq!(addresses, set(&[address, "10.9.9.9/32"], |text| text.to_owned()));
+            let link = ip("-o link show up dev cilium_tunl");
+            assert!(link.contains("mtu 1480"), "{link}");
+        }
+        no_errors(open().set_tunnel(None).await);
+        let addresses = ip("-o addr show up dev cilium_tunl");
+        assert!(addresses.contains("10.9.9.9/32") && !addresses.contains("10.1.0."), "{addresses}");
+        assert!(!directory.path().join("kilo0.json").exists());
     });
 }

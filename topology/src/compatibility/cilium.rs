@@ -14,8 +14,11 @@ use super::{
 use crate::{Warning, topology::Member, warning::excerpt};
 
 const HOST: &str = "cilium_host";
+/// What Cilium with `enable-ipip-termination` calls the kernel's `tunl0`, of which a host has one (its
+/// `SetupIPIPDevices`). It has no use for it itself; upstream takes it as it is.
+pub(super) const IPIP: &str = "cilium_tunl";
 
-pub(super) const INTERFACES: [&str; 1] = [HOST];
+pub(super) const INTERFACES: [&str; 2] = [HOST, IPIP];
 
 /// IPIP carries IPv4 only, and upstream reads one address.
 pub(super) fn own_ip(provider: &Provider) -> Option<IpNet> {

@@ -191,6 +191,13 @@ impl Provider {
         }
     }
 
+    /// The provider's own interface of this kind, where it leaves the host no other.
+    pub fn tunnel(&self, kind: TunnelKind) -> Option<InterfaceName> {
+        let name =
+            (self.path == Path::Cilium && kind == TunnelKind::Ipip).then(|| InterfaceName::from(cilium::IPIP))?;
+        self.interfaces.contains_key(&name).then_some(name)
+    }
+
     /// The address that encapsulated packets for `member` are sent to, where that is not one of its internal
     /// IPs.
     pub fn outer_ip(&self, kind: TunnelKind, member: &Member) -> Option<IpAddr> {

@@ -43,7 +43,12 @@ impl<'a> Means<'a> {
 
     /// The tunnel interface.
     pub(super) fn interface(&self) -> InterfaceName {
-        self.kind.interface()
+        self.borrowed().unwrap_or_else(|| self.kind.interface())
+    }
+
+    /// The tunnel interface, if it is the provider's.
+    fn borrowed(&self) -> Option<InterfaceName> {
+        self.provider?.tunnel(self.kind)
     }
 
     /// Whether packets of the family of `like` travel inside between `a` and `b`. Those of IPv6 only where both
@@ -119,7 +124,8 @@ impl View<'_> {
                 forwarding.insert(Forwarding { mac, dst });
             }
         }
-        Some(Tunnel { kind, interface: kind.interface(), local, mac, addresses, neighbours, forwarding })
+        let (interface, borrowed) = (means.interface(), means.borrowed().is_some());
+        Some(Tunnel { kind, interface, borrowed, local, mac, addresses, neighbours, forwarding })
     }
 
     /// The own addresses on the tunnel: the first of each pod CIDR. Where somebody else hands out pods' addresses

@@ -170,6 +170,28 @@ fn ipip_goes_through_ciliums_overlay_and_vxlan_does_not() {
 }
 
 #[test]
+fn ciliums_own_ipip_interface_takes_the_place_of_ours() {
+    let mut cluster = cluster(v4);
+    cluster.nodes[0].cni_ips = nets("10.0.1.7/32");
+    // Cilium leaves it down, and then none of its addresses is known.
+    let cilium: Interfaces<'_> = &[("cilium_host", "10.0.1.7/32"), ("cilium_tunl", "")];
+    let leader = plan(&cluster, "a", Path::Cilium, cilium, Some(TunnelKind::Ipip));
+    assert_lines(
+        leader.routes.iter().filter(|route| route.table == 1107),
+        "10.1.0.2/32 via 10.42.2.0 dev cilium_tunl table 1107 proto static src 10.1.0.1 onlink",
+    );
+    let tunnel = leader.tunnel.unwrap();
+    assert_eq!((tunnel.interface.as_str(), tunnel.borrowed), ("cilium_tunl", true));
+    assert_lines(tunnel.addresses, "10.1.0.1/32");
+    assert_lines(leader.firewall.clamp, "cilium_tunl\nkilo0");
+    // VXLAN is ours beside it, and without Cilium the name says nothing.
+    let vxlan = plan(&cluster, "a", Path::Cilium, cilium, Some(TunnelKind::Vxlan)).tunnel.unwrap();
+    assert_eq!((vxlan.interface.as_str(), vxlan.borrowed), ("kilo-vxlan", false));
+    let other = plan(&cluster, "a", Path::Own, cilium, Some(TunnelKind::Ipip)).tunnel.unwrap();
+    assert_eq!((other.interface.as_str(), other.borrowed), ("tunl0", false));
+}
+
+#[test]
 fn calicos_tunnel_is_used_if_it_has_one() {
     let mut cluster = cluster(v4);
     cluster.nodes[0].cni_ips = nets("10.44.1.64/32");

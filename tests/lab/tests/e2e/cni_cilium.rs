@@ -57,5 +57,6 @@ fn on_top_of_cilium() -> Result<()> {
 fn holds(lab: &Lab) -> Result<()> {
     lab.rules(DEADLINE).pods()?;
     lab.rules(DEADLINE).services(ProxyMode::Nftables)?;
+    lab.rules(std::time::Duration::from_secs(20)).services(ProxyMode::Iptables)?;
     lab.rules(DEADLINE).policies()
 }
