@@ -11,7 +11,7 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::runtime::Runtime;
 
 use crate::api::ApiServer;
@@ -20,7 +20,7 @@ use crate::cni::{self, Attachment};
 use crate::flow::Flow;
 use crate::patience;
 use crate::preflight;
-use crate::probe;
+use crate::probe::{self, Fate};
 use crate::servers::Servers;
 use crate::space::Space;
 use crate::spec::Spec;
@@ -329,6 +329,18 @@ impl Lab {
     pub fn ping(&self, from: &str, target: impl Into<IpAddr>) -> Result<Duration> {
         let space = self.space(from)?;
         probe::ping(&space, target.into())
+    }
+
+    /// From a host or pod to an address, a packet of `mtu` bytes that must not be fragmented passes, and whoever sends
+    /// one byte more is told that so many pass.
+    pub fn takes_no_more_than(&self, from: &str, target: impl Into<IpAddr>, mtu: usize) -> Result<()> {
+        let target = target.into();
+        for (size, wanted) in [(mtu, Fate::Answered), (mtu + 1, Fate::TooBig(mtu))] {
+            let what = || format!("{size} bytes from {from} to {target}");
+            let fate = self.space(from)?.run(|| probe::ping_of_size(target, size))?.with_context(what)?;
+            ensure!(fate == wanted, "{}: {fate:?}, expected {wanted:?}", what());
+        }
+        Ok(())
     }
 
     /// Starts 50 datagrams a second from a host or pod to an address and back.

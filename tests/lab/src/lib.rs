@@ -101,7 +101,7 @@ pub use outsider::Outsider;
 pub use preflight::{available, has_link_kind, has_program};
 pub use probe::{Reached, http_with_marker};
 pub use providers::CalicoNetwork;
-pub use rules::Rules;
+pub use rules::{BETWEEN_LOCATIONS, Rules};
 pub use servers::{Answer, ECHO_PORT, HTTP_PORT};
 pub use space::{Space, spawn};
 pub use spec::{Api, NodeSpec, Spec};

@@ -1,10 +1,10 @@
-//! Single probes from one namespace to an address: HTTP and ICMP, with latency.
+//! Single probes from one namespace to an address: HTTP and ICMP, with latency, and the size that passes.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 
 use crate::patience;
 use crate::servers::{Answer, HTTP_PORT};
@@ -74,20 +74,62 @@ pub(crate) fn http_at(target: SocketAddr, path: &str) -> Result<Reached> {
 }
 
 pub(crate) fn ping_here(target: IpAddr) -> Result<Duration> {
+    let start = Instant::now();
+    echo(&icmp_socket(target)?, target, ICMP_HEADER + 8)?;
+    Ok(start.elapsed())
+}
+
+/// What became of a packet that must not be fragmented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It arrived whole, and so did the answer.
+    Answered,
+    /// It does not fit: the path takes packets of this many bytes, as this kernel knows by itself or was told.
+    TooBig(usize),
+}
+
+/// Sends one ICMP (ICMPv6) echo request that makes a packet of `size` bytes, from this thread's network namespace.
+pub(crate) fn ping_of_size(target: IpAddr, size: usize) -> Result<Fate> {
+    let is_v6 = target.is_ipv6();
+    let socket = icmp_socket(target)?;
+    sys::forbid_fragments(&socket, is_v6)?;
+    let ip_header = if is_v6 { 40 } else { 20 };
+    match echo(&socket, target, size - ip_header) {
+        Ok(()) => Ok(Fate::Answered),
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+            let to_anybody = UdpSocket::bind(if is_v6 { "[::]:0" } else { "0.0.0.0:0" })?;
+            to_anybody.connect(SocketAddr::new(target, HTTP_PORT))?;
+            Ok(Fate::TooBig(sys::path_mtu(&to_anybody, is_v6)?))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn icmp_socket(target: IpAddr) -> io::Result<UdpSocket> {
     let socket = sys::icmp_socket(target.is_ipv6())?;
     socket.connect(SocketAddr::new(target, 0))?;
     socket.set_read_timeout(Some(PROBE_LIMIT * patience()))?;
-    // Type, code, checksum, identifier, sequence number (RFC 792, RFC 4443); the kernel fills in the
-    // checksum and the identifier.
-    let mut request = [0_u8; 16];
+    Ok(socket)
+}
+
+/// Type, code, checksum, identifier, sequence number (RFC 792, RFC 4443).
+const ICMP_HEADER: usize = 8;
+
+/// Sends an echo request of `length` bytes, ICMP's header among them, and waits for the reply.
+fn echo(socket: &UdpSocket, target: IpAddr, length: usize) -> io::Result<()> {
+    // The kernel fills in the checksum and the identifier.
+    let mut request = vec![0_u8; length];
     request[0] = if target.is_ipv6() { 128 } else { 8 };
     request[7] = 1;
-    let start = Instant::now();
     socket.send(&request)?;
-    let mut reply = [0_u8; 64];
-    let length = socket.recv(&mut reply)?;
-    if length != request.len() {
-        bail!("reply of {length} bytes");
+    let mut reply = vec![0_u8; length + 1];
+    loop {
+        match socket.recv(&mut reply) {
+            Ok(received) if received == length => return Ok(()),
+            Ok(received) => return Err(io::Error::other(format!("reply of {received} bytes, not {length}"))),
+            // The process was stopped for a while: with a time limit the kernel does not go on by itself (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(start.elapsed())
 }

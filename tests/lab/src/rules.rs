@@ -9,6 +9,9 @@
 //! * a service's address leads to its pods, whichever node kube-proxy translates on;
 //! * what enforces network policies in front of a pod sees the addresses of other pods.
 //!
+//! And the Internet's, which the above needs for all but small packets (RFC 1191, RFC 8201): what a path takes passes
+//! whole, and who sends more is told.
+//!
 //! Both families, as far as nodes have pods of both.
 
 use std::io::ErrorKind;
@@ -26,6 +29,9 @@ use crate::mesh::End;
 use crate::probe;
 use crate::servers::HTTP_PORT;
 use crate::underlay::Addresses;
+
+/// What passes between locations in one packet, in bytes: WireGuard takes 80 of the 1500 of all networks of a lab.
+pub const BETWEEN_LOCATIONS: usize = 1420;
 
 /// The first node port.
 const NODE_PORTS: u16 = 30000;
@@ -94,7 +100,25 @@ impl Rules<'_> {
         self.pods()?;
         self.services(ProxyMode::Nftables)?;
         self.services(ProxyMode::Iptables)?;
-        self.policies()
+        self.policies()?;
+        self.full_size(BETWEEN_LOCATIONS)
+    }
+
+    /// Pods of different locations send each other packets of `mtu` bytes, and whoever sends more is told.
+    pub fn full_size(&self, mtu: usize) -> Result<()> {
+        let clients = self.clients()?;
+        let pods = || clients.iter().filter(|client| client.is_pod);
+        for from in pods() {
+            for family in ["-4", "-6"] {
+                // What it was told before must not stand in for what it is told now.
+                self.lab.exec(&from.name, &["ip", family, "route", "flush", "cache"])?;
+            }
+            let elsewhere = pods().filter(|to| to.location != from.location);
+            for to in elsewhere.flat_map(|to| &to.addresses).filter(|to| from.of_family(**to).next().is_some()) {
+                self.lab.takes_no_more_than(&from.name, *to, mtu)?;
+            }
+        }
+        Ok(())
     }
 
     /// Pods and nodes reach each other's addresses, and those are the ones they see as their own.

@@ -1,4 +1,4 @@
-//! The system calls that the standard library does not wrap: namespaces, mounts, two kinds of socket.
+//! The system calls that the standard library does not wrap: namespaces, mounts, two kinds of socket, path MTUs.
 //!
 //! All `unsafe` code of the lab is here. Documents: namespaces(7), setns(2), mount(2), prctl(2),
 //! icmp(7) (datagram ICMP sockets), packet(7).
@@ -139,6 +139,30 @@ pub fn icmp_socket(ipv6: bool) -> io::Result<UdpSocket> {
         let fd = check(libc::socket(domain, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol))?;
         Ok(UdpSocket::from_raw_fd(fd))
     }
+}
+
+/// Lets a socket send only what passes whole: it knows the path's MTU, and is told of a smaller one (ip(7), ipv6(7)).
+pub fn forbid_fragments(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
+    let (level, discover, value, tell) = match ipv6 {
+        true => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO, libc::IPV6_RECVERR),
+        false => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO, libc::IP_RECVERR),
+    };
+    let on: libc::c_int = 1;
+    // SAFETY: all these options take an int.
+    unsafe {
+        set_option(socket, level, discover, &value)?;
+        set_option(socket, level, tell, &on)
+    }
+}
+
+/// What this kernel believes is the MTU of the path that a socket is connected to.
+pub fn path_mtu(socket: &UdpSocket, ipv6: bool) -> io::Result<usize> {
+    let (level, name) = if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
+    let mut mtu: libc::c_int = 0;
+    let mut length = size_of_val(&mtu) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to the int, which is that long.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut mtu).cast(), &mut length) })?;
+    usize::try_from(mtu).map_err(io::Error::other)
 }
 
 /// A socket that reads every frame of `interface` in this thread's network namespace, both directions.

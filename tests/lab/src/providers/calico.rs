@@ -1,5 +1,5 @@
 //! Calico: addresses in blocks, of which a node has several; VXLAN (felix' `vxlan_mgr`: VNI 4096, UDP port
-//! 4789) or, without encapsulation, the routes that BIRD learns; and pods on veths of their own, each with a
+//! 4789), IPIP or, without encapsulation, the routes that BIRD learns; and pods on veths of their own, each with a
 //! route of its own on the host, a gateway that only ARP knows, and strict source checks.
 
 use std::net::IpAddr;
@@ -25,6 +25,8 @@ const FELIX: u8 = 80;
 pub enum CalicoNetwork {
     /// By `vxlan.calico` and `vxlan-v6.calico`.
     Vxlan,
+    /// By `tunl0`, and IPv6 as with [`CalicoNetwork::Bgp`]. The kernel has to have IPIP.
+    Ipip,
     /// By the nodes' own network.
     Bgp,
 }
@@ -76,6 +78,8 @@ impl Lab {
             for command in [
                 "link del vxlan.calico",
                 "link del vxlan-v6.calico",
+                "addr flush dev tunl0",
+                "link set tunl0 down",
                 "-4 route flush proto bird",
                 "-6 route flush proto bird",
             ] {
@@ -85,7 +89,8 @@ impl Lab {
             let others: Vec<&Site> = sites.iter().filter(|site| site.name != own.name).collect();
             let (ip, bridge) = match network {
                 CalicoNetwork::Vxlan => vxlan(own, &others)?,
-                CalicoNetwork::Bgp => (bgp(own, &others)?, String::new()),
+                CalicoNetwork::Ipip => (ipip(own, &others)?, String::new()),
+                CalicoNetwork::Bgp => (bgp(own, &others, |_| true)?, String::new()),
             };
             run(self, &own.name, &ip, &bridge)?;
         }
@@ -149,11 +154,23 @@ fn vxlan(own: &Site, others: &[&Site]) -> Result<(String, String)> {
     Ok((ip, bridge))
 }
 
-/// BIRD's routes have the nodes of the own network only as next hops.
-fn bgp(own: &Site, others: &[&Site]) -> Result<String> {
+/// The kernel's interface as felix sets it up (`ipipMTU` 1480), and BIRD's routes to the nodes of all locations.
+fn ipip(own: &Site, others: &[&Site]) -> Result<String> {
+    let address = whole(tunnel_address(own, own.private.into())?);
+    let mut ip = format!("link set tunl0 mtu 1480 up\naddr add {address} dev tunl0\n");
+    for other in others {
+        for block in blocks(other)?.iter().filter(|block| block.addr().is_ipv4()) {
+            ip += &format!("route add {block} via {} dev tunl0 onlink proto bird\n", other.private);
+        }
+    }
+    Ok(ip + &bgp(own, others, |block| block.addr().is_ipv6())?)
+}
+
+/// BIRD's routes to the blocks that are asked for. They have the nodes of the own network only as next hops.
+fn bgp(own: &Site, others: &[&Site], which: impl Fn(&IpNet) -> bool) -> Result<String> {
     let mut ip = String::new();
     for other in others.iter().filter(|other| other.location == own.location) {
-        for block in blocks(other)? {
+        for block in blocks(other)?.into_iter().filter(&which) {
             ip += &format!("route add {block} via {} dev eth0 proto bird\n", other.private(block.addr()));
         }
     }

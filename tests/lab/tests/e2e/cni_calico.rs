@@ -1,10 +1,10 @@
-//! The mesh on top of Calico, first with its VXLAN, then with its routes only. Pods' addresses are in several
+//! The mesh on top of Calico with its VXLAN, with its routes only, and with its IPIP where the kernel has it. Pods' addresses are in several
 //! blocks a node, and not in `spec.podCIDRs`.
 
 use anyhow::{Result, ensure};
-use lab::{Access, CalicoNetwork, Lab, Spec};
+use lab::{Access, BETWEEN_LOCATIONS, CalicoNetwork, Lab, Spec};
 
-use crate::support::{DEADLINE, PACE, annotation, in_lab, start_agents, wait, wait_leaders};
+use crate::support::{DEADLINE, PACE, annotation, in_lab, skipped, start_agents, wait, wait_leaders};
 
 const CALICO: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=calico", "--encapsulate=always"];
 
@@ -40,6 +40,7 @@ fn on_top_of_calico() -> Result<()> {
             leaves_by(lab, "paris-2", "rome-1", "via 10.101.0.11 dev kilo-vxlan table 1109").map(|()| true)
         })?;
         lab.rules(DEADLINE).pods()?;
+        lab.rules(DEADLINE).full_size(BETWEEN_LOCATIONS)?;
 
         lab.set_calico_network(CalicoNetwork::Vxlan)?;
         for node in lab.nodes() {
@@ -49,6 +50,37 @@ fn on_top_of_calico() -> Result<()> {
         wait_leaders(lab, &["paris-1", "paris-2", "rome-1"])?;
         lab.rules(DEADLINE).all()
     })
+}
+
+#[test]
+fn on_top_of_calico_with_ipip() -> Result<()> {
+    if let Err(reason) = lab::has_link_kind("ipip") {
+        return skipped(&reason);
+    }
+    in_lab("calico-ipip", two_locations, |lab| {
+        lab.start_calico()?;
+        lab.set_calico_network(CalicoNetwork::Ipip)?;
+        let before = tunl0(lab, "paris-2")?;
+        for node in lab.nodes() {
+            lab.add_calico_pod(&node)?;
+            lab.add_calico_pod(&node)?;
+        }
+        start_agents(lab, &CALICO)?;
+        lab.wait_mesh(DEADLINE)?;
+        lab.rules(DEADLINE).all()?;
+        leaves_by(lab, "paris-2", "rome-1", "via 10.101.0.11 dev tunl0 table 1109")?;
+
+        // What is Calico's stays, while the mesh is there and afterwards.
+        ensure!(tunl0(lab, "paris-2")? == before);
+        lab.stop_agent("paris-2")?;
+        ensure!(tunl0(lab, "paris-2")? == before);
+        leaves_by(lab, "paris-2", "rome-1", "via 10.102.0.11 dev tunl0 src 10.42.102.0")
+    })
+}
+
+/// Calico's interface for IPIP, with its addresses.
+fn tunl0(lab: &Lab, node: &str) -> Result<String> {
+    lab.exec(node, &["ip", "addr", "show", "dev", "tunl0"])
 }
 
 /// What `from` sends to the pods of `to` leaves like this.

@@ -1,26 +1,32 @@
 //! The mesh on top of Cilium in tunnel mode. Pods' packets go to the node of the other pod in Cilium's own VXLAN,
-//! whose outer packets the mesh carries; packets between pods and nodes are the mesh's.
-//!
-//! The kernel of the usual test machine has no IPIP, so the tunnel is VXLAN of ours; the routes over IPIP are in
-//! the tables of `topology`.
+//! whose outer packets the mesh carries; packets between pods and nodes are the mesh's, and travel to the leader in
+//! VXLAN of ours, or in IPIP through Cilium's overlay where the kernel has IPIP.
 
 use anyhow::{Result, ensure};
 use lab::{Access, Lab, ProxyMode, Spec};
 
-use crate::support::{DEADLINE, PACE, annotation, in_lab, start_agents, wait, wait_leaders};
+use crate::support::{DEADLINE, annotation, in_lab, skipped, start_agents, wait, wait_leaders};
 
-const CILIUM: [&str; 5] =
-    ["--cni=false", "--local=false", "--compatibility=cilium", "--encapsulation-device=vxlan", "--encapsulate=always"];
+const CILIUM: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=cilium", "--encapsulate=always"];
+/// What pods of different locations send each other in one packet: Cilium's VXLAN inside of WireGuard.
+const BETWEEN_PODS: usize = 1370;
+/// What pods and nodes of different locations do over IPIP inside of Cilium's VXLAN, for which there is a MTU of
+/// 1420.
+const OVER_IPIP: usize = 1350;
 
 fn two_locations(spec: Spec) -> Spec {
     spec.location("paris", Access::Elastic).location("rome", Access::Elastic).nodes("paris", 2).nodes("rome", 2)
+}
+
+fn start(lab: &Lab, device: &str, more: &[&str]) -> Result<()> {
+    start_agents(lab, &[&CILIUM[..], &[&format!("--encapsulation-device={device}")], more].concat())
 }
 
 #[test]
 fn on_top_of_cilium() -> Result<()> {
     in_lab("cilium", two_locations, |lab| {
         lab.start_cilium()?;
-        start_agents(lab, &CILIUM)?;
+        start(lab, "vxlan", &[])?;
         for node in lab.nodes() {
             lab.add_cilium_pod(&node)?;
         }
@@ -29,8 +35,7 @@ fn on_top_of_cilium() -> Result<()> {
         wait_leaders(lab, &["paris-1", "rome-1"])?;
         ensure!(annotation(lab, "paris-2", "cni-compatibility-ip")? == "10.42.102.123/32");
         ensure!(annotation(lab, "paris-2", "pod-cidrs")? == "10.42.102.0/24,fd00:42:0:102::/96");
-        let used = lab.exec("paris-2", &["ip", "route", "get", &lab.pod_ip("rome-2-pod1")?.to_string()])?;
-        ensure!(used.contains("via 10.101.0.11 dev kilo-vxlan table 1109"), "{used}");
+        leaves_by(lab, "via 10.101.0.11 dev kilo-vxlan table 1109")?;
 
         // What pods say to each other is in Cilium's tunnel when it comes to the mesh.
         let (from, to) = (lab.addresses("paris-2")?.private, lab.addresses("rome-2")?.private);
@@ -46,17 +51,68 @@ fn on_top_of_cilium() -> Result<()> {
         for node in lab.nodes() {
             lab.stop_agent(&node)?;
         }
-        lab.start_agents(&[&PACE[..], &CILIUM, &["--mesh-granularity=full"]].concat())?;
+        start(lab, "vxlan", &["--mesh-granularity=full"])?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
         holds(lab)
     })
 }
 
-/// Kubernetes' rules. Services by nftables only: Cilium mostly stands in for kube-proxy, and its programs are not
-/// here.
+#[test]
+fn on_top_of_cilium_by_ipip_through_its_overlay() -> Result<()> {
+    if let Err(reason) = lab::has_link_kind("ipip") {
+        return skipped(&reason);
+    }
+    in_lab("cilium-ipip", two_locations, |lab| {
+        lab.start_cilium()?;
+        start(lab, "ipip", &[])?;
+        for node in lab.nodes() {
+            lab.add_cilium_pod(&node)?;
+        }
+        lab.wait_mesh(DEADLINE)?;
+        leaves_by(lab, "via 10.42.101.123 dev tunl0 table 1109")?;
+        holds(lab)?;
+        nodes_and_pods_take(lab, OVER_IPIP)?;
+
+        // Cilium takes the kernel's IPIP interface for its own, while it is in use.
+        lab.enable_ipip_termination()?;
+        wait(lab, "Cilium's is used", || {
+            leaves_by(lab, "via 10.42.101.123 dev cilium_tunl table 1109").map(|()| true)
+        })?;
+        holds(lab)?;
+        nodes_and_pods_take(lab, OVER_IPIP)?;
+
+        // It is there as Cilium has it when agents stop, and is found when they start.
+        for node in lab.nodes() {
+            lab.stop_agent(&node)?;
+            let link = lab.exec(&node, &["ip", "addr", "show", "dev", "cilium_tunl"])?;
+            ensure!(link.contains("mtu 1480") && !link.contains("inet "), "{link}");
+        }
+        start(lab, "auto", &[])?;
+        lab.wait_mesh(DEADLINE)?;
+        leaves_by(lab, "via 10.42.101.123 dev cilium_tunl table 1109")?;
+        ensure!(!lab.exec("paris-2", &["ip", "-o", "link"])?.contains(" tunl0"), "there is one interface for IPIP");
+        lab.rules(DEADLINE).pods()
+    })
+}
+
+/// What `paris-2` sends to pods elsewhere leaves like this.
+fn leaves_by(lab: &Lab, way: &str) -> Result<()> {
+    let used = lab.exec("paris-2", &["ip", "route", "get", &lab.pod_ip("rome-2-pod1")?.to_string()])?;
+    ensure!(used.contains(way), "{used}");
+    Ok(())
+}
+
+/// Kubernetes' rules. Services by kube-proxy's: Cilium's programs, which may stand in for them, are not here.
 fn holds(lab: &Lab) -> Result<()> {
     lab.rules(DEADLINE).pods()?;
     lab.rules(DEADLINE).services(ProxyMode::Nftables)?;
-    lab.rules(std::time::Duration::from_secs(20)).services(ProxyMode::Iptables)?;
-    lab.rules(DEADLINE).policies()
+    lab.rules(DEADLINE).services(ProxyMode::Iptables)?;
+    lab.rules(DEADLINE).policies()?;
+    lab.rules(DEADLINE).full_size(BETWEEN_PODS)
+}
+
+/// Between a pod and a node of another location, neither with a leader, this many bytes pass in one packet.
+fn nodes_and_pods_take(lab: &Lab, mtu: usize) -> Result<()> {
+    lab.takes_no_more_than("paris-2-pod1", lab.addresses("rome-2")?.private, mtu)?;
+    lab.takes_no_more_than("rome-2", lab.pod_ip("paris-2-pod1")?, mtu)
 }

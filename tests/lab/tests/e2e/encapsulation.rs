@@ -199,7 +199,7 @@ fn every_path_takes_what_it_should(lab: &Lab, tunnel: &Tunnel, laptop: &Outsider
     for (from, to) in [("paris-1", "paris-3"), ("paris-3", "paris-2"), ("paris-2", "rome-1"), ("rome-1", "paris-2")] {
         let mtu = if [from, to].contains(&"rome-1") { KILO_MTU } else { tunnel.mtu };
         for target in lab.pod_addresses(&format!("{to}-pod1"))? {
-            takes_no_more_than(lab, &format!("{from}-pod1"), target, mtu)?;
+            lab.takes_no_more_than(&format!("{from}-pod1"), target, mtu)?;
         }
     }
     let (pod, laptop_ip) = (lab.pod_ip("paris-3-pod1")?, IpAddr::from(LAPTOP));
@@ -208,33 +208,9 @@ fn every_path_takes_what_it_should(lab: &Lab, tunnel: &Tunnel, laptop: &Outsider
         Ok(lab.http("laptop", pod).is_ok() && lab.http("paris-2-pod1", laptop_ip).is_ok())
     })?;
     for (from, target) in [("paris-2-pod1", laptop_ip), ("paris-3-pod1", laptop_ip), ("laptop", pod)] {
-        takes_no_more_than(lab, from, target, KILO_MTU)?;
+        lab.takes_no_more_than(from, target, KILO_MTU)?;
     }
     Ok(())
-}
-
-fn takes_no_more_than(lab: &Lab, from: &str, target: IpAddr, mtu: usize) -> Result<()> {
-    passes(lab, from, target, mtu)?;
-    let (done, said) = ping(lab, from, target, mtu + 1)?;
-    // By a router's answer, or by the sender's own kernel, which remembers one.
-    let is_told = [" = ", "=", ": "].iter().any(|is| said.contains(&format!("mtu{is}{mtu}")));
-    ensure!(!done && is_told, "{from} was not told that {target} takes {mtu} bytes at most: {said}");
-    Ok(())
-}
-
-fn passes(lab: &Lab, pod: &str, target: IpAddr, size: usize) -> Result<()> {
-    let (done, said) = ping(lab, pod, target, size)?;
-    ensure!(done, "{size} bytes from {pod} to {target}: {said}");
-    Ok(())
-}
-
-/// An echo request of `size` bytes that must not be fragmented: whether it was answered, and what ping says.
-fn ping(lab: &Lab, pod: &str, target: IpAddr, size: usize) -> Result<(bool, String)> {
-    let headers = if target.is_ipv4() { 20 + 8 } else { 40 + 8 };
-    let (payload, target) = ((size - headers).to_string(), target.to_string());
-    let output = lab.space(pod)?.output(["ping", "-M", "do", "-c", "1", "-W", "5", "-s", &payload, &target])?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    Ok((output.status.success(), said))
 }
 
 /// What counts the packets in pod `pod` that match `rule`.
@@ -356,8 +332,8 @@ fn without_local_only_the_way_to_the_leader_is_encapsulated() -> Result<()> {
                 let rules = lab.exec(host, &["ip", "rule"])?;
                 ensure!(!rules.contains("lookup 1107"), "{host}: {rules}");
             }
-            takes_no_more_than(lab, "paris-3-pod1", lab.pod_ip("rome-1-pod1")?, KILO_MTU)?;
-            takes_no_more_than(lab, "rome-1-pod1", lab.pod_ip("paris-3-pod1")?, KILO_MTU)?;
+            lab.takes_no_more_than("paris-3-pod1", lab.pod_ip("rome-1-pod1")?, KILO_MTU)?;
+            lab.takes_no_more_than("rome-1-pod1", lab.pod_ip("paris-3-pod1")?, KILO_MTU)?;
             for node in lab.nodes() {
                 lab.stop_agent(&node)?;
             }

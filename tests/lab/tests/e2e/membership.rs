@@ -80,7 +80,8 @@ fn an_untouched_session_survives_every_change_of_others() -> Result<()> {
         wait(lab, "the laptop reaches rome", || Ok(lab.http("laptop", lab.pod_ip("rome-1-pod1")?).is_ok()))?;
 
         // Fast enough to see a route that is gone for a few milliseconds.
-        let start = |from: &str, to| Flow::start(&*lab.space(from)?, to, 200);
+        let per_second = 200 / lab::patience();
+        let start = |from: &str, to| Flow::start(&*lab.space(from)?, to, per_second);
         let flows = [
             ("between locations", start("paris-1-pod1", lab.pod_ip("rome-1-pod1")?)?),
             ("from behind a leader", start("paris-2-pod1", lab.pod_ip("rome-1-pod1")?)?),
@@ -123,7 +124,7 @@ fn an_untouched_session_survives_every_change_of_others() -> Result<()> {
         lab.delete_node("oslo-2")?;
         wait_route(lab, &all, &cidr, false)?;
         for (_, flow) in &flows {
-            wait_answers(lab, flow, 200 * CHECK_IN.as_secs())?;
+            wait_answers(lab, flow, u64::from(per_second) * CHECK_IN.as_secs())?;
         }
 
         let after = handshakes(lab, &["paris-1", "rome-1"])?;

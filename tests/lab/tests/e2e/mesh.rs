@@ -122,7 +122,7 @@ fn full_size_packets_pass_and_larger_ones_are_told_so() -> Result<()> {
         for pod in ["paris-1-pod1", "paris-2-pod1"] {
             for target in lab.pod_addresses("rome-1-pod1")? {
                 if target.is_ipv4() || lab.pod_addresses(pod)?.len() > 1 {
-                    passes(lab, pod, target, 1420)?;
+                    lab.takes_no_more_than(pod, target, 1420)?;
                 }
             }
         }
@@ -141,35 +141,10 @@ fn full_size_packets_pass_and_larger_ones_are_told_so() -> Result<()> {
         lab.wait_mesh(DEADLINE)?;
         ensure!(interface_mtu(lab, "paris-1", "kilo0")? == 1350);
         for target in lab.pod_addresses("rome-1-pod1")? {
-            passes(lab, "paris-1-pod1", target, 1350)?;
-            is_told(lab, "paris-1-pod1", target, 1350)?;
+            lab.takes_no_more_than("paris-1-pod1", target, 1350)?;
         }
-        let target = lab.pod_ip("rome-1-pod1")?;
-        passes(lab, "paris-2-pod1", target, 1350)?;
-        is_told(lab, "paris-2-pod1", target, 1350)
+        lab.takes_no_more_than("paris-2-pod1", lab.pod_ip("rome-1-pod1")?, 1350)
     })
-}
-
-/// The echo payload that makes a packet of `size` bytes.
-fn payload(target: IpAddr, size: usize) -> String {
-    let headers = if target.is_ipv4() { 20 + 8 } else { 40 + 8 };
-    (size - headers).to_string()
-}
-
-fn passes(lab: &Lab, pod: &str, target: IpAddr, size: usize) -> Result<()> {
-    lab.exec(pod, &["ping", "-M", "do", "-c", "1", "-W", "5", "-s", &payload(target, size), &target.to_string()])?;
-    Ok(())
-}
-
-/// A packet of one byte more than `mtu` comes back as "too big" and names the MTU.
-fn is_told(lab: &Lab, pod: &str, target: IpAddr, mtu: usize) -> Result<()> {
-    let (size, target) = (payload(target, mtu + 1), target.to_string());
-    let output = lab.space(pod)?.output(["ping", "-M", "do", "-c", "1", "-W", "5", "-s", &size, &target])?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    ensure!(!output.status.success(), "{text}");
-    let told = text.contains(&format!("mtu = {mtu}")) || text.contains(&format!("mtu={mtu}"));
-    ensure!(told, "{pod} was not told that {target} takes {mtu} bytes at most:\n{text}");
-    Ok(())
 }
 
 #[test]
