@@ -81,11 +81,11 @@ fn on_top_of_cilium_by_ipip_through_its_overlay() -> Result<()> {
         holds(lab)?;
         nodes_and_pods_take(lab, OVER_IPIP)?;
 
-        // It is there as Cilium has it when agents stop, and is found when they start.
+        // It is there as Cilium took it when agents stop, and is found when they start.
         for node in lab.nodes() {
             lab.stop_agent(&node)?;
             let link = lab.exec(&node, &["ip", "addr", "show", "dev", "cilium_tunl"])?;
-            ensure!(link.contains("mtu 1480") && !link.contains("inet "), "{link}");
+            ensure!(link.contains(&format!("UP,LOWER_UP> mtu {OVER_IPIP} ")) && !link.contains("inet "), "{link}");
         }
         start(lab, "auto", &[])?;
         lab.wait_mesh(DEADLINE)?;
