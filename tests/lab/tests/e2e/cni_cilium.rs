@@ -32,6 +32,7 @@ fn on_top_of_cilium() -> Result<()> {
         }
         lab.wait_mesh(DEADLINE)?;
         holds(lab)?;
+        lab.rules(DEADLINE).full_size(BETWEEN_PODS)?;
         wait_leaders(lab, &["paris-1", "rome-1"])?;
         ensure!(annotation(lab, "paris-2", "cni-compatibility-ip")? == "10.42.102.123/32");
         ensure!(annotation(lab, "paris-2", "pod-cidrs")? == "10.42.102.0/24,fd00:42:0:102::/96");
@@ -53,7 +54,8 @@ fn on_top_of_cilium() -> Result<()> {
         }
         start(lab, "vxlan", &["--mesh-granularity=full"])?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
-        holds(lab)
+        holds(lab)?;
+        lab.rules(DEADLINE).full_size(BETWEEN_PODS)
     })
 }
 
@@ -107,8 +109,7 @@ fn holds(lab: &Lab) -> Result<()> {
     lab.rules(DEADLINE).pods()?;
     lab.rules(DEADLINE).services(ProxyMode::Nftables)?;
     lab.rules(DEADLINE).services(ProxyMode::Iptables)?;
-    lab.rules(DEADLINE).policies()?;
-    lab.rules(DEADLINE).full_size(BETWEEN_PODS)
+    lab.rules(DEADLINE).policies()
 }
 
 /// Between a pod and a node of another location, neither with a leader, this many bytes pass in one packet.
