@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use engine::{Batches, Device};
 
 #[test]
 fn pings_of_both_families_over_both_families() {
@@ -43,8 +44,8 @@ fn transfers(offload: bool) {
     {
         transfer(from, to, address.parse().unwrap(), 16 << 20);
     }
-    for (near, far) in [(&pair.device_a, &pair.device_b), (&pair.device_b, &pair.device_a)] {
-        let (near, far) = (near.batches(), far.batches());
+    let [a, b] = settled(&pair);
+    for (near, far) in [(a, b), (b, a)] {
         assert!(near.tun_read.packets > 0 && far.tun_write.packets > 0, "{near:?} {far:?}");
         assert!(near.udp_send.packets >= far.udp_receive.packets, "{near:?} {far:?}");
         let tun = [near.tun_read, near.tun_write];
@@ -53,6 +54,15 @@ fn transfers(offload: bool) {
             "{tun:?}"
         );
     }
+}
+
+/// What both devices counted, once no packet is under way: one that has arrived may not be counted yet where it came
+/// from.
+fn settled(pair: &Pair) -> [Batches; 2] {
+    let read = || [&pair.device_a, &pair.device_b].map(Device::batches);
+    let mut counted = read();
+    wait_until("a moment without packets", SOON, || std::mem::replace(&mut counted, read()) == counted);
+    counted
 }
 
 /// Several flows at once, over several threads for each direction, through a change of the port.
