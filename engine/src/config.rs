@@ -27,6 +27,10 @@ pub struct Options {
     /// that another left instead of making one. It is for the owner to see that this is one that nobody uses
     /// (several processes may have queues of one interface), and to delete it in the end.
     pub persistent: bool,
+    /// No packet is taken, from the interface or from UDP, before [`Device::start`](crate::Device::start). For an
+    /// interface that is there already and up: what the host sends waits in the interface's queue for the peers to be
+    /// set (`txqueuelen` packets, what is more is lost) and is not answered with "host unreachable".
+    pub paused: bool,
     /// Threads for each direction, each with a queue of the interface and UDP sockets of its own. The kernel keeps
     /// the packets of a flow, and the datagrams of a peer, in one queue, and so in order.
     pub queues: NonZeroUsize,
@@ -36,7 +40,7 @@ pub struct Options {
 const MAX_QUEUES: usize = 8;
 
 impl Options {
-    /// The usual device: MTU 1420, offloads on, not persistent, a socket in [`DEFAULT_UAPI_DIR`], and a queue for every
+    /// The usual device: MTU 1420, offloads on, neither persistent nor paused, a socket in [`DEFAULT_UAPI_DIR`], and a queue for every
     /// two cores.
     pub fn new(name: impl Into<String>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -46,6 +50,7 @@ impl Options {
             uapi_dir: Some(PathBuf::from(DEFAULT_UAPI_DIR)),
             offload: true,
             persistent: false,
+            paused: false,
             queues: NonZeroUsize::new((cores / 2).min(MAX_QUEUES)).unwrap_or(NonZeroUsize::MIN),
         }
     }

@@ -44,18 +44,28 @@ impl Device {
 
         let mut device = Self { shared, threads: Vec::new() };
         // A thread that cannot be started ends those before it, as the device is dropped.
-        device.start("wg-control", control::run)?;
+        device.spawn("wg-control", control::run)?;
         for queue in 0..queues {
-            device.start("wg-egress", move |shared| egress::run(shared, queue))?;
-            device.start("wg-ingress", move |shared| ingress::run(shared, queue))?;
+            // The way in, too: its threads help those of the way out, which would then not wait.
+            device.spawn("wg-egress", move |shared| {
+                shared.wait_to_pass_packets();
+                egress::run(shared, queue);
+            })?;
+            device.spawn("wg-ingress", move |shared| {
+                shared.wait_to_pass_packets();
+                ingress::run(shared, queue);
+            })?;
         }
         if let Some(socket) = uapi {
-            device.start("wg-uapi", move |shared| uapi::run(shared, &socket))?;
+            device.spawn("wg-uapi", move |shared| uapi::run(shared, &socket))?;
+        }
+        if !options.paused {
+            device.start();
         }
         Ok(device)
     }
 
-    fn start(&mut self, name: &'static str, run: impl FnOnce(&Shared) + Send + 'static) -> Result<(), Error> {
+    fn spawn(&mut self, name: &'static str, run: impl FnOnce(&Shared) + Send + 'static) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         let thread = Builder::new()
             .name(name.to_owned())
@@ -63,6 +73,11 @@ impl Device {
             .map_err(|source| Error::Thread { name, source })?;
         self.threads.push(thread);
         Ok(())
+    }
+
+    /// Begins to move packets, if the device was made [paused](Options::paused).
+    pub fn start(&self) {
+        self.shared.pass_packets();
     }
 
     /// The interface name.

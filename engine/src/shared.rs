@@ -5,7 +5,7 @@
 //! which is between its own two threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use crate::DeviceStats;
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     sockets: RwLock<Arc<Sockets>>,
     identity: RwLock<Option<Arc<Identity>>>,
     mark: AtomicU32,
+    /// Set as soon as packets may be taken.
+    passing: OnceLock<()>,
     closing: AtomicBool,
     started: Instant,
 }
@@ -67,6 +69,7 @@ impl Shared {
             sockets: RwLock::new(Arc::new(sockets)),
             identity: RwLock::default(),
             mark: AtomicU32::new(0),
+            passing: OnceLock::new(),
             closing: AtomicBool::new(false),
             started: Instant::now(),
         }
@@ -140,6 +143,16 @@ impl Shared {
         self.mark.store(mark, Ordering::Relaxed);
     }
 
+    /// Lets the threads that move packets begin.
+    pub(crate) fn pass_packets(&self) {
+        self.passing.get_or_init(|| ());
+    }
+
+    /// Waits until packets may be taken, or the device is closed.
+    pub(crate) fn wait_to_pass_packets(&self) {
+        self.passing.wait();
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
@@ -147,6 +160,7 @@ impl Shared {
     /// Asks every thread to end.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
+        self.pass_packets();
         self.inbox.close();
         self.wakes.egress.iter().chain(&self.wakes.ingress).for_each(Wake::signal);
         self.wakes.uapi.signal();

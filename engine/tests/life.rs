@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::UdpSocket;
 use std::num::NonZeroUsize;
 
 use common::*;
@@ -63,7 +64,7 @@ fn another_port_without_another_session() {
     assert_eq!(stats.last_handshake, session);
 
     // A taken port is an error, and the old one stays.
-    let taken = pair.a.enter(|| std::net::UdpSocket::bind("0.0.0.0:40001")).unwrap();
+    let taken = pair.a.enter(|| UdpSocket::bind("0.0.0.0:40001")).unwrap();
     assert!(matches!(pair.device_a.set_listen_port(40001), Err(Error::Udp { port: 40001, .. })));
     drop(taken);
     assert_eq!(pair.device_a.stats().listen_port, 40000);
@@ -147,6 +148,46 @@ fn a_persistent_interface_outlives_its_device_and_the_next_one_takes_it() {
         a.ping("10.77.0.2");
         assert_eq!(stats_of(&device_b, 1).last_handshake, session.last_handshake, "there is a session");
     }
+}
+
+/// What the host sends while the next device has no peers yet waits for them, and is not answered with "host
+/// unreachable", which would end connections.
+#[test]
+fn what_is_sent_before_a_paused_device_has_its_peers_arrives_when_it_starts() {
+    if !can_run() {
+        return;
+    }
+    let Pair { device_a: _device_a, device_b, a, b } = Pair::with(|options| options.persistent = true);
+    let receiver = a.enter(|| UdpSocket::bind("10.77.0.1:9")).unwrap();
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    // Connected, so that it learns of answers by ICMP.
+    let sender = b.enter(|| UdpSocket::bind("10.77.0.2:9")).unwrap();
+    sender.connect("10.77.0.1:9").unwrap();
+    drop(device_b);
+
+    let options = Options { uapi_dir: None, persistent: true, paused: true, ..Options::new("wg0") };
+    let device_b = b.enter(|| Device::create(options)).unwrap();
+    sender.send(b"early").unwrap();
+    device_b.set_private_key(private_key(2)).unwrap();
+    device_b.set_listen_port(51820).unwrap();
+    device_b.set_peer(peer(1, Some("10.99.0.1:51820"))).unwrap();
+    device_b.start();
+    let mut buffer = [0; 16];
+    let len = receiver.recv(&mut buffer).expect("what was sent early");
+    assert_eq!(&buffer[..len], b"early");
+    assert!(sender.take_error().unwrap().is_none());
+    assert_eq!(device_b.stats().drops.no_peer, 0);
+}
+
+#[test]
+fn a_paused_device_ends_as_any_other() {
+    if !can_run() {
+        return;
+    }
+    let host = Host::new("a");
+    let options = Options { uapi_dir: None, paused: true, ..Options::new("wg0") };
+    drop(host.enter(|| Device::create(options)).unwrap());
+    assert!(!host.try_run(&["ip", "link", "show", "wg0"]).status.success());
 }
 
 #[test]

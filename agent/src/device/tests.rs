@@ -480,16 +480,22 @@ fn the_interface_of_a_device_in_userspace_outlives_the_agent_and_the_next_one_sh
         let shown = ip(&format!("-o addr show dev {interface}")) + &ip(&format!("link show dev {interface}"));
         assert!(shown.contains("10.4.0.1/16") && shown.contains("mtu 1360"), "{shown}");
         assert!(ip(&format!("route show dev {interface}")).contains("10.42.0.0/16"));
+        // What the host sends before the peers are set waits for them, and gets no answer that ends connections.
+        let sender = UdpSocket::bind("10.4.0.1:0").unwrap();
+        sender.connect("10.42.0.1:9").unwrap();
+        sender.send(b"early").unwrap();
         let endpoint = "127.0.0.1:1002".parse().ok();
         let diff = DeviceDiff {
             listen_port: Some(1001),
             remove: vec![],
-            set: vec![(far_key, DevicePeer { endpoint, ..bare(&["10.9.0.0/16"]) })],
+            set: vec![(far_key, DevicePeer { endpoint, ..bare(&["10.42.0.0/16"]) })],
         };
         no_errors(next.device.apply(&diff).await);
         next.device.initiate_handshakes();
         let after = shaken_hands([&mut next.device, &mut far.device]).await;
         assert!(after.last_handshake > before.last_handshake);
+        assert!(sender.take_error().unwrap().is_none());
+        assert_eq!(next.device.drops()["no_peer"], 0);
         next.device.delete().await.unwrap();
         assert!(!ip("-o link show").contains(interface.as_str()));
     });

@@ -81,6 +81,8 @@ impl Userspace {
     fn start(&self, mtu: u16) -> Result<engine::Device, engine::Error> {
         let mut options = engine::Options::new(self.settings.interface.as_str());
         (options.mtu, options.persistent) = (mtu, self.settings.persistent);
+        // Until it has its peers: they are set before anything else is applied to it.
+        options.paused = true;
         let device = engine::Device::create(options)?;
         device.set_fwmark(self.settings.mark)?;
         device.set_private_key(engine::Secret::from(*self.settings.key.as_bytes()))?;
@@ -151,7 +153,9 @@ fn apply(device: &engine::Device, diff: &DeviceDiff) -> Vec<DeviceError> {
             |source: engine::Error| DeviceError::Peer { key: *key, label: peer.label.clone(), source: source.into() };
         device.set_peer(peer_config(key, peer)).err().map(failed)
     });
-    port.into_iter().chain(peers).collect()
+    let errors = port.into_iter().chain(peers).collect();
+    device.start();
+    errors
 }
 
 fn statistics(device: &engine::Device) -> Vec<PeerStatistics> {
