@@ -44,5 +44,6 @@ fn a_load_under_valgrind_is_clean() {
     watched.terminate();
     let said = || std::fs::read_to_string(log.path()).unwrap();
     wait_until("valgrind's summary", SOON, || said().contains("ERROR SUMMARY"));
+    watched.finish();
     assert!(said().contains("ERROR SUMMARY: 0 errors"), "{}", said());
 }

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use common::*;
 use engine::{Batches, Device};
 
@@ -21,7 +24,10 @@ fn pings_of_both_families_over_both_families() {
     }
     let (a, b) = (stats_of(&pair.device_a, 2), stats_of(&pair.device_b, 1));
     assert!(a.last_handshake.is_some() && b.last_handshake.is_some());
-    assert_eq!((a.tx_bytes, a.rx_bytes), (b.rx_bytes, b.tx_bytes));
+    wait_until("what one sent the other got", SOON, || {
+        let (a, b) = (stats_of(&pair.device_a, 2), stats_of(&pair.device_b, 1));
+        (a.tx_bytes, a.rx_bytes) == (b.rx_bytes, b.tx_bytes)
+    });
 }
 
 #[test]
@@ -60,8 +66,12 @@ fn transfers(offload: bool) {
 /// from.
 fn settled(pair: &Pair) -> [Batches; 2] {
     let read = || [&pair.device_a, &pair.device_b].map(Device::batches);
-    let mut counted = read();
-    wait_until("a moment without packets", SOON, || std::mem::replace(&mut counted, read()) == counted);
+    let mut counted = <[Batches; 2]>::default();
+    wait_until("a moment without packets", SOON, || {
+        let before = std::mem::replace(&mut counted, read());
+        let [a, b] = counted;
+        before == counted && a.udp_send.packets >= b.udp_receive.packets && b.udp_send.packets >= a.udp_receive.packets
+    });
     counted
 }
 
@@ -85,7 +95,11 @@ fn transfers_arrive_intact_over_several_queues() {
         }
         pair.device_a.set_listen_port(51999).unwrap();
     });
-    assert_eq!(stats_of(&pair.device_b, 1).endpoint.unwrap().port(), 51999);
+    // The threads of B do not wait for each other: one may still have something from the old port.
+    wait_until("B has followed to the port", SOON, || {
+        pair.a.ping("10.77.0.2");
+        stats_of(&pair.device_b, 1).endpoint.unwrap().port() == 51999
+    });
     let rejected = [&pair.device_a, &pair.device_b].map(|device| device.stats().drops.not_authenticated);
     assert_eq!(rejected, [0, 0], "nothing was taken for a replay");
 }
@@ -193,18 +207,21 @@ fn datagrams_keep_their_order_while_pings_are_answered() {
     receiver.set_read_timeout(Some(SOON)).unwrap();
     let send = |number: u32| sender.send_to(&number.to_be_bytes(), "10.77.0.2:9000").unwrap();
 
-    let pings = pair.b.spawn(&["timeout", "60", "ping", "-q", "-f", "10.77.0.1"]);
+    let pings = pair.b.spawn(&["ping", "-q", "-f", "-w", "300", "10.77.0.1"]);
+    let over = AtomicBool::new(false);
     let numbers = std::thread::scope(|scope| {
+        let end = flood::End(&over);
         scope.spawn(|| {
             for number in 0..COUNT {
                 send(number);
                 if number % 16 == 0 {
                     // Everybody else's turn, so that most arrive.
-                    std::thread::sleep(std::time::Duration::from_micros(100));
+                    std::thread::sleep(Duration::from_micros(100));
                 }
             }
-            for _ in 0..10 {
-                std::thread::sleep(std::time::Duration::from_millis(50));
+            // One of them arrives.
+            while !over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50));
                 send(END);
             }
         });
@@ -213,9 +230,11 @@ fn datagrams_keep_their_order_while_pings_are_answered() {
             receiver.recv(&mut bytes).expect("a datagram, at least of those at the end");
             u32::from_be_bytes(bytes)
         };
-        std::iter::repeat_with(number).take_while(|number| *number != END).collect::<Vec<_>>()
+        let numbers = std::iter::repeat_with(number).take_while(|number| *number != END).collect::<Vec<_>>();
+        drop(end);
+        numbers
     });
-    pings.terminate();
+    drop(pings);
     assert!(numbers.len() > COUNT as usize / 10, "{} of {COUNT} arrived", numbers.len());
     let overtaken = numbers.windows(2).find(|pair| pair[0] >= pair[1]);
     assert_eq!(overtaken, None, "of {}", numbers.len());

@@ -372,13 +372,14 @@ async fn a_deleted_device_is_gone(bench: Bench) {
     bench.make().await;
 }
 
-/// Waits until both sides of a pair know when they shook hands, and gives what the first one knows.
+/// Waits until both sides of a pair know when they shook hands, and gives what the first one knows. It is asked last:
+/// if it began, then it may know before it has counted the answer, but the other one knows later.
 async fn shaken_hands(devices: [&mut Box<dyn Device>; 2]) -> PeerStatistics {
     let [a, b] = devices;
     loop {
-        let known = [a.statistics().await.unwrap(), b.statistics().await.unwrap()];
+        let known = [b.statistics().await.unwrap(), a.statistics().await.unwrap()];
         match known.each_ref().map(Vec::as_slice) {
-            [[a], [b]] if a.last_handshake.is_some() && b.last_handshake.is_some() => return a.clone(),
+            [[b], [a]] if a.last_handshake.is_some() && b.last_handshake.is_some() => return a.clone(),
             _ => sleep(Duration::from_millis(20)).await,
         }
     }

@@ -1,10 +1,13 @@
 //! The loop with a host in memory. In most tests the API server is away, so that every write fails: what
 //! the loop does for the mesh must not wait for that.
 
+use std::pin::pin;
+
 use clap::Parser;
+use futures::{Stream, StreamExt};
 use kube::{
     Api,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
     core::GroupVersionKind,
 };
 use serde_json::json;
@@ -28,6 +31,9 @@ const KEYS: [&str; 3] = [
 ];
 
 const PEERS_KEY: &str = "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ=";
+
+/// How long anything may take that a test waits for.
+const SOON: Duration = Duration::from_secs(60);
 
 /// An API server that is away: nothing listens at this port.
 const AWAY: &str = "http://127.0.0.1:1";
@@ -191,8 +197,8 @@ impl Lab {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(20), met).await.is_err() {
-            panic!("not within 20 s: {what}; {:?}", self.fake.world());
+        if tokio::time::timeout(SOON, met).await.is_err() {
+            panic!("not within {SOON:?}: {what}; {:?}", self.fake.world());
         }
     }
 
@@ -456,15 +462,16 @@ impl Server {
         self.nodes.get("me").await.unwrap().metadata.resource_version.unwrap().parse().unwrap()
     }
 
-    /// Waits for a check-in; returns the object's version and its other annotations then.
-    async fn next_check_in(&self) -> (u64, BTreeMap<String, String>) {
-        let last_seen = |annotations: &BTreeMap<String, String>| annotations.get(annotations::LAST_SEEN).cloned();
-        let before = last_seen(&self.annotations().await);
-        self.eventually("a check-in", |annotations| last_seen(annotations) != before).await;
-        let node = self.nodes.get("me").await.unwrap();
-        let mut annotations = node.metadata.annotations.unwrap();
-        annotations.remove(annotations::LAST_SEEN);
-        (node.metadata.resource_version.unwrap().parse().unwrap(), annotations)
+    /// Every write to the Node from now on: when it was last seen by then, and its other annotations.
+    async fn writes(&self) -> impl Stream<Item = (i64, BTreeMap<String, String>)> + use<> {
+        let (params, version) = (WatchParams::default().disable_bookmarks(), self.version().await.to_string());
+        let events = self.nodes.watch(&params, &version).await.unwrap();
+        events.map(|event| {
+            let WatchEvent::Modified(node) = event.unwrap() else { panic!("the Node stays") };
+            let mut annotations = node.metadata.annotations.unwrap();
+            let last_seen = annotations.remove(annotations::LAST_SEEN).unwrap();
+            (last_seen.parse().unwrap(), annotations)
+        })
     }
 
     async fn eventually(&self, what: &str, condition: impl Fn(&BTreeMap<String, String>) -> bool) {
@@ -473,8 +480,8 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(20), met).await.is_err() {
-            panic!("not within 20 s: {what}; {:?}", self.annotations().await);
+        if tokio::time::timeout(SOON, met).await.is_err() {
+            panic!("not within {SOON:?}: {what}; {:?}", self.annotations().await);
         }
     }
 }
@@ -514,12 +521,20 @@ async fn in_a_steady_state_nothing_happens_but_check_ins() {
     let lab = Lab::start_at(&server.url, "1s").await;
     let _renewal = lab.watch(&server).await;
     server.eventually("the announcement", |annotations| annotations.contains_key(annotations::WIREGUARD_IP)).await;
-    // Its echo, and what that may set off, are over by the next check-in.
-    let (version, annotations) = server.next_check_in().await;
-    let reconciles = lab.reconciles();
+    let mut writes = pin!(server.writes().await);
+    let mut next = async || tokio::time::timeout(SOON, writes.next()).await.expect("a check-in").unwrap();
+    // Its echo, and what that may set off, are over when nothing happens from one check-in to the next.
+    let (mut last_seen, annotations) = next().await;
+    let mut reconciles = 0;
+    while std::mem::replace(&mut reconciles, lab.reconciles()) != reconciles {
+        last_seen = next().await.0;
+    }
     lab.fake.take_calls();
-    for n in 1..=2 {
-        assert_eq!(server.next_check_in().await, (version + n, annotations.clone()), "one write a check-in");
+    for _ in 0..2 {
+        let (seen, others) = next().await;
+        assert!(seen > last_seen, "one write a check-in");
+        assert_eq!(others, annotations);
+        last_seen = seen;
     }
     assert_eq!(lab.reconciles(), reconciles);
     assert_eq!(lab.fake.take_calls(), [] as [String; 0]);

@@ -9,7 +9,7 @@ use topology::Route;
 /// How long anything may take that a test waits for, times `KG_PATIENCE` where that is set.
 pub fn deadline() -> Duration {
     let patience = std::env::var("KG_PATIENCE").ok().and_then(|factor| factor.parse().ok());
-    Duration::from_secs(20) * patience.unwrap_or(1)
+    Duration::from_secs(60) * patience.unwrap_or(1)
 }
 
 /// Runs `test` in a new namespace, or says that it cannot.

@@ -212,12 +212,9 @@ fn too_many_requests_are_refused() {
             asked += 1;
             assert!(asked < 100);
         }
-        tokio::time::timeout(Duration::from_secs(10), async {
-            while matches!(mtu().await, Err(ProbeError::Busy)) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await
-        .unwrap();
+        // The test's deadline ends the wait.
+        while matches!(mtu().await, Err(ProbeError::Busy)) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     });
 }

@@ -76,6 +76,11 @@ impl Driver {
 
     /// The `value` of the answer; a refusal fails the test.
     fn call(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        self.try_call(method, path, body).unwrap_or_else(|refusal| panic!("{method} {path}: {refusal:#}"))
+    }
+
+    /// The `value` of the answer; an error is that of a refusal.
+    fn try_call(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Value> {
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -95,8 +100,7 @@ impl Driver {
         reader.read_exact(&mut answer).unwrap();
         let mut answer: Value = serde_json::from_slice(&answer).unwrap();
         let value = answer["value"].take();
-        assert!(value["error"].is_null(), "{method} {path}: {value:#}");
-        value
+        if value["error"].is_null() { Ok(value) } else { Err(value) }
     }
 }
 
@@ -116,6 +120,23 @@ pub struct Browser<'a> {
 impl Browser<'_> {
     fn call(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         self.driver.call(method, &format!("/session/{}{path}", self.id), body)
+    }
+
+    /// Has an element do something. The page may draw it anew meanwhile: then the new one.
+    fn command(&self, selector: &str, command: &str, body: &Value) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let found = self.call("POST", "/element", Some(json!({"using": "css selector", "value": selector})));
+            let element = found[ELEMENT].as_str().unwrap_or_else(|| panic!("no {selector}: {found}"));
+            let path = format!("/session/{}/element/{element}/{command}", self.id);
+            match self.driver.try_call("POST", &path, Some(body.clone())) {
+                Ok(_) => return,
+                Err(refusal) => assert!(
+                    refusal["error"] == "stale element reference" && Instant::now() < deadline,
+                    "{command} {selector}: {refusal:#}"
+                ),
+            }
+        }
     }
 
     /// Goes there.
@@ -144,16 +165,12 @@ impl Browser<'_> {
 
     /// Clicks where a person would: in the middle of what is there.
     pub fn click(&self, selector: &str) {
-        let found = self.call("POST", "/element", Some(json!({"using": "css selector", "value": selector})));
-        let element = found[ELEMENT].as_str().unwrap_or_else(|| panic!("no {selector}: {found}"));
-        self.call("POST", &format!("/element/{element}/click"), Some(json!({})));
+        self.command(selector, "click", &json!({}));
     }
 
     /// Types into an input.
     pub fn write(&self, selector: &str, text: &str) {
-        let found = self.call("POST", "/element", Some(json!({"using": "css selector", "value": selector})));
-        let element = found[ELEMENT].as_str().unwrap_or_else(|| panic!("no {selector}: {found}"));
-        self.call("POST", &format!("/element/{element}/value"), Some(json!({"text": text})));
+        self.command(selector, "value", &json!({"text": text}));
     }
 
     /// A PNG of what is seen.

@@ -114,6 +114,7 @@ pub struct Agents {
     client: Client,
     via: Via,
     port: u16,
+    head_start: Duration,
     pods: OnceCell<Result<BTreeMap<String, PodName>, String>>,
 }
 
@@ -129,7 +130,8 @@ struct Question<'a> {
 impl Agents {
     /// The agents of `client`'s cluster, reached as `reach` says.
     pub fn new(client: Client, reach: &Reach) -> Self {
-        Self { client, via: reach.via, port: reach.agent_port, pods: OnceCell::new() }
+        let (via, port) = (reach.via, reach.agent_port);
+        Self { client, via, port, head_start: HEAD_START, pods: OnceCell::new() }
     }
 
     /// What the agent of `node` answers to a GET of `path`, which begins with a slash.
@@ -163,7 +165,7 @@ impl Agents {
     async fn ask<T: DeserializeOwned>(&self, node: &NodeRecord, question: &Question<'_>) -> Result<T, Unreachable> {
         let (ways, mut failures) = self.ways(node).await;
         // What changes something is tried one way after the other.
-        let head_start = if question.body.is_some() { Duration::MAX } else { HEAD_START };
+        let head_start = if question.body.is_some() { Duration::MAX } else { self.head_start };
         let mut ways = ways.into_iter();
         let mut tried = FuturesUnordered::new();
         tried.extend(ways.next().map(|way| self.attempt(way, question)));

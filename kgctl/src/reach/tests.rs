@@ -96,7 +96,7 @@ async fn what_the_api_server_refuses_is_tried_directly() {
 async fn a_way_that_is_silent_does_not_hold_up_the_next() {
     let api = Fixed::later(|| Box::pin(std::future::pending()), 200, "{}").await;
     let agent = Fixed::answering(200, "{}").await;
-    let agents = Agents { via: Via::Auto, ..agents(&api, Some(&agent), Via::Auto).await };
+    let agents = Agents { head_start: Duration::ZERO, ..agents(&api, Some(&agent), Via::Auto).await };
     agents.pods.set(Ok(BTreeMap::new())).unwrap();
     assert!(timeout(PATIENCE, get(&agents)).await.expect("the direct way is faster").is_ok());
 }
@@ -127,7 +127,7 @@ async fn an_agent_that_answers_something_else_is_named_and_asked_only_once() {
         ),
     ] {
         let (api, agent) = (Fixed::answering(status, body).await, Fixed::answering(200, "{}").await);
-        let agents = agents(&api, Some(&agent), Via::Auto).await;
+        let agents = Agents { head_start: Duration::MAX, ..agents(&api, Some(&agent), Via::Auto).await };
         agents.pods.set(Ok(BTreeMap::new())).unwrap();
         assert_eq!(get(&agents).await, Err(expected.to_owned()));
         assert_eq!(agent.asked(), Vec::<String>::new());
@@ -155,7 +155,7 @@ async fn who_is_at_a_nodes_address_here_may_be_somebody_else() {
             }) as BoxFuture<'static, ()>
         };
         let slow = Fixed::later(was_asked, 200, r#"{"node":"a"}"#).await;
-        let agents = agents(&slow, Some(&other), Via::Auto).await;
+        let agents = Agents { head_start: Duration::ZERO, ..agents(&slow, Some(&other), Via::Auto).await };
         agents.pods.set(Ok(BTreeMap::new())).unwrap();
         assert_eq!(get(&agents).await.unwrap()["node"], "a", "what the proxy brings counts, though it comes later");
     }

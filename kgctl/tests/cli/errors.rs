@@ -10,6 +10,9 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, KEY, home_for, run, text};
 
+/// Where an API server would be: nothing listens at port 1.
+const GONE: &str = "http://127.0.0.1:1";
+
 /// Runs kgctl as a user of `url`; it must fail with one line, which is returned without its beginning.
 #[track_caller]
 fn complaint(url: &str, arguments: &[&str]) -> String {
@@ -49,7 +52,7 @@ fn answering(status: u16, message: &'static str) -> SocketAddr {
 
 #[test]
 fn a_kubeconfig_that_is_missing_or_names_no_cluster() {
-    let home = home_for("http://127.0.0.1:1");
+    let home = home_for(GONE);
     let file = home.path().join(".kube/config");
     let file = file.display();
     for (arguments, expected) in [
@@ -80,12 +83,10 @@ fn a_kubeconfig_that_is_missing_or_names_no_cluster() {
 
 #[test]
 fn an_api_server_that_is_not_there_or_refuses() {
-    let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    let gone = format!("http://{gone}");
     assert_eq!(
-        complaint(&gone, &["graph"]),
+        complaint(GONE, &["graph"]),
         format!(
-            "cannot list nodes: {gone} does not answer: Connection refused (os error 111); check that it runs and that \
+            "cannot list nodes: {GONE} does not answer: Connection refused (os error 111); check that it runs and that \
              it is the one you mean"
         )
     );
@@ -149,8 +150,7 @@ fn without_the_definition_there_is_a_mesh_without_peers() {
 
 #[test]
 fn verbose_tells_every_cause_on_its_own_line() {
-    let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    let output = run(&home_for(&format!("http://{gone}")), &["graph", "-v"]);
+    let output = run(&home_for(GONE), &["graph", "-v"]);
     let said = text(&output.stderr);
     assert!(said.starts_with("kgctl: cannot list nodes: "), "{said}");
     assert!(said.lines().skip(1).all(|line| line.starts_with("  because: ")), "{said}");
@@ -170,7 +170,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 
 #[test]
 fn a_credential_plugin_that_fails_is_quoted_without_what_it_printed() {
-    let home = home_for("http://127.0.0.1:1");
+    let home = home_for(GONE);
     let file = home.path().join(".kube/config");
     let config = std::fs::read_to_string(&file).expect("a kubeconfig");
     for (script, expected) in [
@@ -185,7 +185,7 @@ fn a_credential_plugin_that_fails_is_quoted_without_what_it_printed() {
         std::fs::write(&file, config).expect("a file");
         let output = run(&home, &["graph", "--verbose"]);
         let expected = format!(
-            "cannot use the credentials for the API server http://127.0.0.1:1: the credential plugin {expected}; check \
+            "cannot use the credentials for the API server {GONE}: the credential plugin {expected}; check \
              the context's user"
         );
         assert_eq!(one_line(&output), expected);

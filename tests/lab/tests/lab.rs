@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use lab::{Access, Api, Lab, NodeSpec, Spec};
 
-const SOON: Duration = Duration::from_secs(20);
+/// How long anything may take that a test waits for: the machine may be busy with other things.
+const SOON: Duration = Duration::from_secs(60);
 
 /// Whether the test cannot run; says why.
 fn skipped(api: Api) -> bool {
@@ -178,7 +179,7 @@ fn hosts_reach_the_api_server_and_have_names_and_files_of_their_own() -> Result<
         return Ok(());
     }
     let lab = Lab::start(three_kinds("files", Api::Embedded).host("home-1", "home").host("home-2", "home"))?;
-    lab.exec("home-1", &["curl", "-sf", "-m", "5", "http://192.0.2.10:8080/api/v1/nodes"])?;
+    lab.exec("home-1", &["curl", "-sf", "-m", "20", "http://192.0.2.10:8080/api/v1/nodes"])?;
     assert_eq!(lab.exec("home-1", &["hostname"])?.trim(), "home-1");
 
     lab.set_names("home-1", &[("laptop.example", Ipv4Addr::new(203, 0, 113, 99).into())])?;
@@ -290,7 +291,7 @@ const VICTIM: &str = "LAB_TEST_VICTIM";
 fn be_victim(name: &str) -> Result<()> {
     let lab = Lab::start(Spec::named(name).location("paris", Access::Public).host("paris-1", "paris"))?;
     let told = lab.directory().join("sleeper").display().to_string();
-    lab.exec("paris-1", &["sh", "-c", "echo $$ >$0.new && mv $0.new $0 && exec sleep 55", &told])?;
+    lab.exec("paris-1", &["sh", "-c", "echo $$ >$0.new && mv $0.new $0 && exec sleep 200", &told])?;
     Ok(())
 }
 
@@ -325,7 +326,7 @@ fn a_killed_lab_leaves_nothing() -> Result<()> {
     victim.wait()?;
 
     wait("the victim's command ends with it", || Ok(!sleeper.exists()))?;
-    assert!(!Path::new(&link).exists(), "the namespace outlives its lab");
+    wait("the namespace ends with its lab", || Ok(!Path::new(&link).exists()))?;
     assert!(!lab::state::running()?.contains(&name));
     // The next lab removes what points nowhere.
     let next = Lab::start(Spec::unique("next"))?;

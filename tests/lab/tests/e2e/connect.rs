@@ -12,8 +12,8 @@ use lab::{Access, Background, CONTROL, Lab, NodeSpec, Spec};
 use serde_json::json;
 
 use crate::support::{
-    annotation, bring_up, handshakes, in_lab, lossless, pod_cidr, same_sessions, same_snapshot, snapshot, wait,
-    wait_answers, wait_leaders, wg_peer,
+    UNHURRIED, annotation, bring_up, handshakes, in_lab, lossless, pod_cidr, same_sessions, same_snapshot, snapshot,
+    wait, wait_answers, wait_leaders, wg_peer,
 };
 
 /// A location with two nodes, one of both families, one behind NAT; a laptop in the open, one in a café and a
@@ -107,7 +107,7 @@ fn tunnel_routes(lab: &Lab, host: &str) -> Result<String> {
 #[test]
 fn a_machine_connects_stays_connected_and_leaves_nothing_behind() -> Result<()> {
     in_lab("connect", with_machines, |lab| {
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         let before = snapshot(lab, "laptop")?;
         let mut laptop = connect(lab, "laptop", &["--allowed-ip=10.5.0.1/32", "--allowed-ip=fd05::1/128"])?;
         wait_connected(lab, &laptop, &LEADERS)?;
@@ -177,7 +177,7 @@ fn is_mended(lab: &Lab) -> Result<()> {
 #[test]
 fn what_carries_the_tunnel_and_the_machines_own_network_stay_outside() -> Result<()> {
     in_lab("connect-loop", with_machines, |lab| {
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         // Without marks in the way back, only what is routed outside passes this.
         lab.exec("laptop", &["sh", "-c", "echo 1 | tee /proc/sys/net/ipv4/conf/*/rp_filter"])?;
         let before = snapshot(lab, "laptop")?;
@@ -276,7 +276,7 @@ fn key_file(lab: &Lab, name: &str) -> Result<(String, String)> {
 #[test]
 fn what_is_in_the_way_is_refused_before_anything_is_changed() -> Result<()> {
     in_lab("connect-refused", one_node, |lab| {
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         let (key, public) = key_file(lab, "phone.key")?;
         lab.apply_peer("phone", &json!({ "publicKey": public, "allowedIPs": ["10.7.0.0/24"] }))?;
         let unused = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -329,7 +329,7 @@ fn what_is_in_the_way_is_refused_before_anything_is_changed() -> Result<()> {
 #[test]
 fn a_run_that_failed_or_was_killed_leaves_nothing_that_harms_the_next() -> Result<()> {
     in_lab("connect-life", one_node, |lab| {
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         let before = snapshot(lab, "laptop")?;
         let pods = &PODS[..1];
 
@@ -389,7 +389,7 @@ fn names_of_the_cluster_are_set_up_and_names_of_nodes_are_followed() -> Result<(
         let public: IpAddr = lab.addresses("paris-1")?.public.context("public")?.into();
         lab.annotate("paris-1", "force-endpoint", Some("paris.example:51820"))?;
         lab.set_names("laptop", &[("paris.example", "192.0.2.200".parse()?)])?;
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         dns_service(lab, "10.96.0.10")?;
         let tells_services = service_cidr(lab, "10.96.0.0/16").is_ok();
         let resolvectl = FakeResolvectl::new(lab)?;

@@ -15,7 +15,7 @@ use lab::{Access, Api, Lab, Spec};
 
 use crate::chart::repository;
 use crate::external::in_lab_with_external;
-use crate::support::{bring_up, chosen_api, in_lab, skipped};
+use crate::support::{UNHURRIED, bring_up, chosen_api, in_lab, skipped};
 
 /// Where `kubectl` and `kgctl` are used.
 const CONTROL: &str = "control";
@@ -155,7 +155,7 @@ fn the_guides_work() -> Result<()> {
             .host("laptop", "abroad")
     };
     in_lab_with_external("guides", shape, |lab| {
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         let _laptop = Laptop(lab);
         for name in GUIDES {
             for Block { line, fate, script } in guide(name)? {

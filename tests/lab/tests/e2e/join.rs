@@ -11,7 +11,7 @@ use kube::core::ApiResource;
 use lab::{Access, Api, Lab, Spec};
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, annotation, bring_up, chosen_api, in_lab, wait};
+use crate::support::{DEADLINE, UNHURRIED, annotation, bring_up, chosen_api, in_lab, wait};
 
 /// What `a` has: a location of two nodes, and one behind NAT.
 fn shape_of_a(spec: Spec) -> Spec {
@@ -174,8 +174,8 @@ fn clusters_are_joined_kept_joined_and_parted() -> Result<()> {
 
 fn steps(clusters: &Clusters<'_>) -> Result<()> {
     let Clusters { a, b, .. } = clusters;
-    bring_up(a, &[])?;
-    bring_up(b, &["--subnet=10.5.0.0/16"])?;
+    bring_up(a, &[&UNHURRIED])?;
+    bring_up(b, &[&UNHURRIED, "--subnet=10.5.0.0/16"])?;
     a.apply_peer(
         "laptop",
         &json!({"publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "allowedIPs": ["10.7.0.1/32"]}),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::support::{annotation, behind_nat, bring_up, in_lab, wait, wg};
+use crate::support::{UNHURRIED, annotation, behind_nat, bring_up, in_lab, wait, wg};
 
 /// What of a WireGuard configuration matters: the peers, each with all of its lines in any order. A
 /// keepalive of 0 is none; Kilo writes it and wg does not.
@@ -27,7 +27,7 @@ fn sections(text: &str) -> BTreeSet<BTreeSet<String>> {
 #[test]
 fn the_mesh_is_shown_as_it_is() -> Result<()> {
     in_lab("kgctl", behind_nat, |lab| {
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         let laptop = json!({
             "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
             "presharedKey": "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",

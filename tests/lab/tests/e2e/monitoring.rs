@@ -12,7 +12,7 @@ use kube::{Api, api::ListParams};
 use lab::{Access, Lab, Spec, spawn};
 use serde_json::{Value, json};
 
-use crate::support::{bring_up, in_lab, pod_cidr, skipped, wait, wait_leaders, wait_route};
+use crate::support::{UNHURRIED, bring_up, in_lab, pod_cidr, skipped, wait, wait_leaders, wait_route};
 
 fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/monitoring")
@@ -124,7 +124,7 @@ fn probes_dashboard_and_alerts_find_what_they_ask_for() -> Result<()> {
         spec.location("paris", Access::Public).location("rome", Access::Public).nodes("paris", 2).nodes("rome", 1)
     };
     in_lab("monitoring", two, |lab| {
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         let nodes = lab.nodes();
         for node in &nodes {
             wait(lab, &format!("{node} is ready"), || {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Access, Lab, Spec};
 use serde_json::Value;
 
-use crate::support::{bring_up, in_lab, wait};
+use crate::support::{UNHURRIED, bring_up, in_lab, wait};
 
 fn mesh(spec: Spec) -> Spec {
     spec.location("paris", Access::Public)
@@ -72,10 +72,15 @@ fn with_rule(lab: &Lab, space: &str, hook: &str, rule: &str, steps: impl FnOnce(
 #[test]
 fn each_fault_between_locations_is_found_and_no_other() -> Result<()> {
     in_lab("probes", mesh, |lab| {
-        bring_up(lab, &[])?;
-        let (healthy, unjudged) = doctor(lab)?;
-        let tried = |found: &Found| ["endpoint", "udp-port", "path-mtu"].contains(&found.check.as_str());
-        ensure!(!healthy.iter().any(tried) && unjudged.is_empty(), "{healthy:#?} {unjudged:#?}");
+        bring_up(lab, &[&UNHURRIED])?;
+        let mut healthy = BTreeSet::new();
+        wait(lab, "what can be tried works, and nothing comes or goes any more", || {
+            let (found, unjudged) = doctor(lab)?;
+            let before = std::mem::replace(&mut healthy, found);
+            let tried = |found: &Found| ["endpoint", "udp-port", "path-mtu"].contains(&found.check.as_str());
+            ensure!(!healthy.iter().any(tried) && unjudged.is_empty(), "{healthy:#?} {unjudged:#?}");
+            Ok(healthy == before)
+        })?;
         let expect = |check, words: &[&str]| expect_one(lab, &healthy, check, "node/rome-1", words);
 
         // UDP lengths of 1260 are 1216 bytes inside: 8 of UDP, 32 of WireGuard, and padding to 16.

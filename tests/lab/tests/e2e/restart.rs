@@ -149,7 +149,10 @@ fn only_the_packets_of_a_moment_are_lost_and_none_is_in_clear() -> Result<()> {
         start(lab)?;
         wait_session(lab, &rome)?;
         connection.works()?;
-        same_snapshot(&whole, &snapshot(lab, "paris-1")?, "paris-1 without the API server")?;
+        wait(lab, "paris-1 is as before without the API server", || {
+            same_snapshot(&whole, &snapshot(lab, "paris-1")?, "paris-1")?;
+            Ok(true)
+        })?;
         lab.api_start()?;
 
         // A plan that makes no sense costs only itself.

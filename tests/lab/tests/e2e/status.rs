@@ -6,12 +6,12 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use lab::Lab;
 use serde_json::{Value, json};
 
-use crate::support::{behind_nat, bring_up, in_lab, wait};
+use crate::support::{UNHURRIED, behind_nat, bring_up, in_lab, wait};
 
 #[test]
 fn the_status_says_how_the_mesh_is() -> Result<()> {
     in_lab("status", behind_nat, |lab| {
-        bring_up(lab, &[])?;
+        bring_up(lab, &[&UNHURRIED])?;
         let peer =
             json!({ "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "allowedIPs": ["10.5.0.1/32"] });
         lab.apply_peer("laptop", &peer)?;
@@ -69,22 +69,30 @@ fn all_is_well(lab: &Lab) -> Result<()> {
         ensure!(node(&status, "paris-2")?["agent"]["report"]["peers"] == json!([]));
         Ok(true)
     })?;
-    let text = String::from_utf8(lab.kgctl_output(&["status"])?.stdout)?;
-    for word in ["home-1", "location:oslo", "laptop", "(NAT)", "never", "All is as it should be."] {
-        ensure!(text.contains(word), "{word} is missing in:\n{text}");
-    }
-    Ok(())
+    wait(lab, "all is well in words", || {
+        let text = String::from_utf8(lab.kgctl_output(&["status"])?.stdout)?;
+        for word in ["home-1", "location:oslo", "laptop", "(NAT)", "never", "All is as it should be."] {
+            ensure!(text.contains(word), "{word} is missing in:\n{text}");
+        }
+        Ok(true)
+    })
 }
 
 fn each_way_leads_to_the_agents(lab: &Lab) -> Result<()> {
     for way in ["node", "direct"] {
-        let (status, code) = status(lab, &["--via", way, "paris-1", "paris-2", "oslo-1", "home-1"])?;
-        ensure!(code == Some(0), "by {way}: {:?}", troubles(&status));
+        wait(lab, &format!("all agents answer by {way}"), || {
+            let (status, code) = status(lab, &["--via", way, "paris-1", "paris-2", "oslo-1", "home-1"])?;
+            ensure!(code == Some(0), "{:?}", troubles(&status));
+            Ok(true)
+        })?;
     }
     // In the lab agents are no pods, so there is none to go through, until there is an object of one.
-    let (none, code) = status(lab, &["--via=pod", "oslo-1"])?;
     let expected = "node/oslo-1: its agent does not answer: by the proxy to a pod: no pod of an agent runs on the node";
-    ensure!(code == Some(3) && troubles(&none) == [expected], "{none:#}");
+    wait(lab, "there is no pod to go through", || {
+        let (none, code) = status(lab, &["--via=pod", "oslo-1"])?;
+        ensure!(code == Some(3) && troubles(&none) == [expected], "{none:#}");
+        Ok(true)
+    })?;
     let pod: Pod = serde_json::from_value(json!({
         "metadata": { "name": "kilo-oslo", "labels": { "app.kubernetes.io/name": "kilo" } },
         "spec": { "nodeName": "oslo-1", "hostNetwork": true, "containers": [{ "name": "kg", "image": "kg" }] },
@@ -96,17 +104,20 @@ fn each_way_leads_to_the_agents(lab: &Lab) -> Result<()> {
         pods.create(&PostParams::default(), &pod).await?;
         pods.patch_status("kilo-oslo", &PatchParams::default(), &Patch::Merge(running)).await
     })?;
-    let (one, code) = status(lab, &["--via=pod", "oslo-1"])?;
-    ensure!(code == Some(0) && node(&one, "oslo-1")?["agent"]["state"] == "answered", "{one:#}");
-
-    let (wrong, code) = status(lab, &["--agent-port=9", "oslo-1"])?;
-    let said = troubles(&wrong).join("\n");
-    ensure!(
-        code == Some(3) && said.contains("by the proxy to pod kube-system/kilo-oslo: error trying to reach"),
-        "{said}"
-    );
-    ensure!(said.contains("by the proxy to the node: error trying") && said.contains("; directly to 10."), "{said}");
-    Ok(())
+    wait(lab, "the pod leads to the agent", || {
+        let (one, code) = status(lab, &["--via=pod", "oslo-1"])?;
+        ensure!(code == Some(0) && node(&one, "oslo-1")?["agent"]["state"] == "answered", "{one:#}");
+        Ok(true)
+    })?;
+    wait(lab, "each way says that nobody is at another port", || {
+        let (wrong, code) = status(lab, &["--agent-port=9", "oslo-1"])?;
+        let said = troubles(&wrong).join("\n");
+        ensure!(code == Some(3), "{code:?}: {said}");
+        let [pod, node] =
+            ["pod kube-system/kilo-oslo", "the node"].map(|to| format!("by the proxy to {to}: error trying"));
+        ensure!(said.contains(&pod) && said.contains(&node) && said.contains("; directly to 10."), "{said}");
+        Ok(true)
+    })
 }
 
 fn bytes_grow_with_traffic(lab: &Lab) -> Result<()> {
@@ -142,13 +153,12 @@ fn an_agent_that_is_gone_is_missed(lab: &Lab) -> Result<()> {
         Ok(true)
     })?;
     lab.annotate("paris-2", "key", None)?;
-    let (without, _) = status(lab, &["--no-agents"])?;
-    ensure!(
-        troubles(&without) == ["node/paris-2: left out of the mesh: has no kilo.squat.ai/key"],
-        "{:?}",
-        troubles(&without)
-    );
-    Ok(())
+    wait(lab, "paris-2 is all that is wrong, as far as the API server knows", || {
+        let (without, _) = status(lab, &["--no-agents"])?;
+        let all = troubles(&without);
+        ensure!(all == ["node/paris-2: left out of the mesh: has no kilo.squat.ai/key"], "{all:?}");
+        Ok(true)
+    })
 }
 
 fn a_node_that_left_is_left_out(lab: &Lab) -> Result<()> {

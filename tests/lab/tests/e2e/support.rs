@@ -22,6 +22,11 @@ pub static PACE: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     flags.map(|flag| &*flag.leak()).to_vec()
 });
 
+/// A flag for tests that are about something else: a node that a busy machine keeps from checking in for twice as long
+/// is left out for a moment, and another one may lead meanwhile.
+pub static UNHURRIED: LazyLock<&'static str> =
+    LazyLock::new(|| format!("--check-in-period={}s", 5 * CHECK_IN.as_secs()).leak());
+
 /// A session is renewed after this many seconds by itself (WireGuard whitepaper, section 6.1).
 const REKEY_AFTER: u64 = 120;
 

@@ -144,9 +144,13 @@ fn invalid_peers_are_refused_and_certificates_renewed() -> Result<()> {
                 spec
             };
             let bad_ip = with("allowedIPs", json!(["10.5.0.1"]));
-            wait(lab, "the API server asks the webhook", || Ok(apply(lab, "probe", &bad_ip).is_err()))?;
-
             let denied = "denied the request: ";
+            wait(lab, "the API server asks the webhook", || {
+                let error = apply(lab, "probe", &bad_ip).err().context("an invalid Peer was taken")?.to_string();
+                ensure!(error.contains(denied), "{error}");
+                Ok(true)
+            })?;
+
             for (spec, field) in [
                 (bad_ip.clone(), "spec.allowedIPs: \"10.5.0.1\" is no CIDR"),
                 (with("publicKey", json!("x")), "spec.publicKey"),
