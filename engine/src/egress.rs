@@ -1,4 +1,4 @@
-//! The way of a packet out: TUN, peer by destination address, sealed, UDP.
+//! The way of a packet out: TUN, peer by destination address, sealed with others, UDP.
 
 use std::io::{self, IoSlice};
 use std::sync::{Arc, PoisonError};
@@ -63,7 +63,7 @@ impl<'a> Egress<'a> {
         }
     }
 
-    /// Takes one frame from TUN and seals what is in it.
+    /// Takes one frame from TUN and what is in it into the outbox.
     fn pass_one_on(&mut self) -> io::Result<()> {
         let mut frame = std::mem::take(&mut self.frame);
         let read = self.shared.tun.read(self.queue, &mut frame);
@@ -72,9 +72,9 @@ impl<'a> Egress<'a> {
         read
     }
 
-    /// Seals what is in one frame from TUN.
+    /// Takes what is in one frame from TUN into the outbox.
     pub(crate) fn forward(&mut self, frame: &mut [u8]) {
-        if let Err(cause) = self.seal(frame) {
+        if let Err(cause) = self.send(frame) {
             self.shared.drops.add(cause, 1);
             if matches!(cause, Cause::NoPeer | Cause::NoEndpoint) {
                 self.tell_sender(&frame[vnet::LEN..]);
@@ -85,13 +85,13 @@ impl<'a> Egress<'a> {
         }
     }
 
-    fn seal(&mut self, frame: &mut [u8]) -> Result<(), Cause> {
+    fn send(&mut self, frame: &mut [u8]) -> Result<(), Cause> {
         let mut segments = Segments::of(frame).ok_or(Cause::TunMalformed)?;
         self.calls().add(Call::TunRead, 1, segments.count());
         let peer = self.peer_for(segments.packet())?;
         let (mtu, now) = (usize::from(self.shared.mtu), self.shared.now());
         loop {
-            match peer.seal(&mut segments, mtu, &mut self.outbox, now) {
+            match peer.send(&mut segments, mtu, &mut self.outbox, now) {
                 Ok(Progress::Finished) => break,
                 Ok(Progress::OutboxFull) => self.flush(),
                 Ok(Progress::Staged(lost)) => {

@@ -9,8 +9,8 @@
 //! A packet's way out is in `egress`, its way in is in `ingress`; each has a thread. A third
 //! thread, `control`, does handshakes and timers, so that neither can hold up packets. What
 //! they share is in `shared`. `noise` is the protocol, `peer` what is known of one peer; `segment`
-//! and `coalesce` cut and join packets for the offloads; `sys` contains all system calls and all
-//! `unsafe`.
+//! and `coalesce` cut and join packets for the offloads; `sys` contains all system calls and, but for one call of code
+//! that is compiled for certain processors (`noise::wide`), all `unsafe`.
 //!
 //! # What it does not do
 //! * Set addresses, routes, or the interface up: the owner does that.
@@ -19,7 +19,7 @@
 //! Private, preshared and ephemeral keys and all that handshakes derive from them are zeroed when they are dropped.
 //! Transport keys are in `ring`'s hands, which offers no such thing: they are overwritten when their session ends, and
 //! copies on the stack when it is made, by a way that today's compilers honour but the language does not promise (see
-//! `noise::crypto::Cipher`). Registers that a system call or a signal saved, and swapped pages, are nobody's here.
+//! `noise::crypto::Cipher`). What `noise::wide` keeps beside it is zeroed. Registers that a system call or a signal saved, and swapped pages, are nobody's here.
 //!
 //! ```no_run
 //! use engine::{Device, Options, PeerConfig, Secret};

@@ -1,11 +1,13 @@
-//! Datagrams on their way out: sealed one behind the other into one buffer, sent with as few
-//! calls as the kernel allows.
+//! Datagrams on their way out: gathered one behind the other in one buffer, sealed many at once, sent with as few calls as
+//! the kernel allows.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::calls::{Call, ThreadCalls};
 use crate::drops::{Cause, DropCounters};
 use crate::net::Queue;
+use crate::noise::session::Session;
 use crate::path::Path;
 use crate::sys::udp::{MAX_BATCH, Message};
 
@@ -22,6 +24,14 @@ pub(crate) struct Outbox {
     buffer: Vec<u8>,
     used: usize,
     runs: Vec<Run>,
+    unsealed: Vec<Unsealed>,
+}
+
+/// Data messages that [begin](Session::begin) and wait for being sealed together: of one size, one behind the other.
+struct Unsealed {
+    session: Arc<Session>,
+    bytes: Range<usize>,
+    size: usize,
 }
 
 /// Datagrams of one size (the last may be shorter) to one destination.
@@ -44,7 +54,7 @@ pub(crate) enum Kind {
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; CAPACITY], used: 0, runs: Vec::new() }
+        Self { buffer: vec![0; CAPACITY], used: 0, runs: Vec::new(), unsealed: Vec::new() }
     }
 
     /// Whether a datagram of this length still fits.
@@ -91,8 +101,27 @@ impl Outbox {
         self.runs.push(Run { bytes, to, traffic_class, segment: len, count: 1, closed });
     }
 
+    /// Accepts the first `len` bytes of [`space`](Self::space) as a data message that its session has begun.
+    pub(crate) fn commit_unsealed(&mut self, len: usize, to: Path, traffic_class: u8, session: &Arc<Session>) {
+        let bytes = self.used..self.used + len;
+        self.commit(len, to, traffic_class, Kind::Data);
+        match self.unsealed.last_mut() {
+            Some(last) if last.size == len && last.bytes.end == bytes.start && Arc::ptr_eq(&last.session, session) => {
+                last.bytes.end = bytes.end;
+            }
+            _ => self.unsealed.push(Unsealed { session: session.clone(), bytes, size: len }),
+        }
+    }
+
+    fn seal(&mut self) {
+        for Unsealed { session, bytes, size } in self.unsealed.drain(..) {
+            session.seal(&mut self.buffer[bytes], size);
+        }
+    }
+
     /// Takes everything out, as single datagrams.
     pub(crate) fn take_datagrams(&mut self) -> Vec<Vec<u8>> {
+        self.seal();
         let runs = std::mem::take(&mut self.runs);
         self.used = 0;
         runs.iter().flat_map(|run| self.buffer[run.bytes.clone()].chunks(run.segment).map(<[u8]>::to_vec)).collect()
@@ -100,6 +129,7 @@ impl Outbox {
 
     /// Sends everything.
     pub(crate) fn flush(&mut self, sockets: &Queue, drops: &DropCounters, calls: &ThreadCalls) {
+        self.seal();
         for runs in self.runs.chunk_by(|a, b| a.to.remote.is_ipv4() == b.to.remote.is_ipv4()) {
             let Some(socket) = runs.first().and_then(|run| sockets.for_address(&run.to.remote)) else {
                 drops.add(Cause::UdpSend, runs.iter().map(|run| run.count).sum());

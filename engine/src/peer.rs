@@ -1,7 +1,7 @@
 //! One peer: its sessions, the handshake in progress, where it is, and its statistics.
 //!
 //! Everything is bookkeeping: bytes to send go to an [`Outbox`], and no lock is held when that is sent. The data path
-//! takes [`seal`](Peer::seal) and [`open`](Peer::open), from any number of threads, and holds a lock only to pick a
+//! takes [`send`](Peer::send) and [`open`](Peer::open), from any number of threads, and holds a lock only to pick a
 //! session. All the rest is the control thread's.
 
 use std::collections::VecDeque;
@@ -147,7 +147,7 @@ pub(crate) enum Unsendable {
     NoPrivateKey,
 }
 
-/// How far sealing came.
+/// How far sending came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     Finished,
@@ -290,9 +290,9 @@ impl Peer {
         self.call.take()
     }
 
-    /// Seals segments until they or the outbox's room come to an end; without a session they are staged and a
+    /// Puts segments into the outbox until they or its room come to an end; without a session they are staged and a
     /// handshake is called for.
-    pub(crate) fn seal(
+    pub(crate) fn send(
         &self,
         segments: &mut Segments<'_>,
         mtu: usize,
@@ -310,9 +310,9 @@ impl Peer {
                 progress = Progress::Finished;
                 break;
             };
-            let Some(sealed) = seal_packet(&session, space, len, mtu) else { break };
-            outbox.commit(sealed, path, ecn, Kind::Data);
-            bytes += sealed;
+            let Some(len) = begin_message(&session, space, len, mtu) else { break };
+            outbox.commit_unsealed(len, path, ecn, &session);
+            bytes += len;
         }
         if bytes > 0 {
             self.sent(bytes, true, now);
@@ -365,9 +365,9 @@ impl Peer {
             outbox.make_room(packet.len() + PADDING + DATA_OVERHEAD);
             let space = outbox.space();
             space[DATA_HEADER..][..packet.len()].copy_from_slice(packet);
-            let Some(sealed) = seal_packet(&session, space, packet.len(), mtu) else { break };
-            outbox.commit(sealed, path, packet::outer_ecn(packet), Kind::Data);
-            bytes += sealed;
+            let Some(len) = begin_message(&session, space, packet.len(), mtu) else { break };
+            outbox.commit_unsealed(len, path, packet::outer_ecn(packet), &session);
+            bytes += len;
         }
         if bytes > 0 {
             self.sent(bytes, true, now);
@@ -381,9 +381,9 @@ impl Peer {
             return;
         };
         outbox.make_room(DATA_OVERHEAD);
-        if let Some(sealed) = session.seal(outbox.space(), 0) {
-            outbox.commit(sealed, path, 0, Kind::Data);
-            self.sent(sealed, false, now);
+        if let Some(len) = session.begin(outbox.space(), 0) {
+            outbox.commit_unsealed(len, path, 0, &session);
+            self.sent(len, false, now);
         }
     }
 
@@ -402,14 +402,7 @@ impl Peer {
         opened.rejected = count;
         let session = self.sessions.read().unwrap_or_else(PoisonError::into_inner).by_index(index);
         let Some(session) = session.filter(|session| session.is_alive(now)) else { return Reception::Known };
-        let mut at = run.start;
-        for message in buffer[run].chunks_mut(size) {
-            if let Some((counter, len)) = session.open(message) {
-                let begin = at + DATA_HEADER;
-                opened.packets.push((counter, begin..begin + len));
-            }
-            at += message.len();
-        }
+        session.open(buffer, run, size, &mut opened.packets);
         session.accept(&mut opened.packets);
         opened.rejected = count - opened.packets.len();
         if opened.packets.is_empty() {
@@ -629,11 +622,11 @@ impl Handshake {
     }
 }
 
-/// Seals the packet of `len` bytes that stands behind the header's place in `space`.
-fn seal_packet(session: &Session, space: &mut [u8], len: usize, mtu: usize) -> Option<usize> {
+/// Begins the message of the packet of `len` bytes that stands behind the header's place in `space`.
+fn begin_message(session: &Session, space: &mut [u8], len: usize, mtu: usize) -> Option<usize> {
     let padded = padded_len(len, mtu);
     space[DATA_HEADER + len..DATA_HEADER + padded].fill(0);
-    session.seal(space, padded)
+    session.begin(space, padded)
 }
 
 /// The length to send instead of `len`: padded, but not beyond the MTU.

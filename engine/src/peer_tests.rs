@@ -38,7 +38,7 @@ impl Side {
     fn send(&mut self, payload: u8, now: u64) -> Result<Progress, Unsendable> {
         let mut frame = frame(payload);
         let mut segments = Segments::of(&mut frame).unwrap();
-        self.peer.seal(&mut segments, MTU, &mut self.outbox, now)
+        self.peer.send(&mut segments, MTU, &mut self.outbox, now)
     }
 
     fn tick(&mut self, interface_up: bool, now: u64) -> usize {
@@ -339,7 +339,7 @@ fn other_keys_end_sessions_and_no_key_is_told() {
     let nowhere = Peer::new([5; 32], 5);
     let mut frame = frame(1);
     let mut segments = Segments::of(&mut frame).unwrap();
-    assert_eq!(nowhere.seal(&mut segments, MTU, &mut a.outbox, 0), Err(Unsendable::NoEndpoint));
+    assert_eq!(nowhere.send(&mut segments, MTU, &mut a.outbox, 0), Err(Unsendable::NoEndpoint));
 }
 
 #[test]

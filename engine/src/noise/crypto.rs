@@ -10,6 +10,8 @@ use hmac::SimpleHmac;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
+use super::wide::{self, LANES};
+
 /// Bytes of a hash, and of a key.
 pub(crate) const HASH: usize = 32;
 /// Bytes of an authentication tag.
@@ -64,29 +66,72 @@ pub(crate) fn kdf<const N: usize>(chain: &[u8; HASH], input: &[u8]) -> [Key; N] 
 /// use for, because it has room for larger keys, is filled from the stack then, which is why that is cleared first.
 /// [`black_box`] keeps the compiler from leaving all this out as useless. Unlike a volatile write it is no promise of the
 /// language; a test looks at the memory, with and without optimization.
-pub(crate) struct Cipher(LessSafeKey);
+pub(crate) struct Cipher {
+    key: LessSafeKey,
+    /// For several messages at once, where the processor can.
+    wide: Option<wide::Key>,
+}
 
 impl Cipher {
+    /// For messages that come one by one.
     pub(crate) fn new(key: &[u8; HASH]) -> Self {
-        Self(prepared(key))
+        Self { key: prepared(key), wide: None }
+    }
+
+    /// For many messages.
+    pub(crate) fn for_transport(key: &[u8; HASH]) -> Self {
+        Self { key: prepared(key), wide: wide::Key::new(key) }
     }
 
     /// Seals in place, and returns the tag. A nonce may be used once.
     pub(crate) fn seal(&self, nonce: Nonce, data: &[u8], plain: &mut [u8]) -> Option<[u8; TAG]> {
-        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(data), plain).ok()?;
+        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(data), plain).ok()?;
         tag.as_ref().try_into().ok()
     }
 
     /// Opens in place what ends with its tag; returns the plain part.
     pub(crate) fn open<'a>(&self, nonce: Nonce, data: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
-        self.0.open_in_place(nonce, Aad::from(data), sealed).ok()
+        self.key.open_in_place(nonce, Aad::from(data), sealed).ok()
+    }
+
+    /// Seals in place up to [`LANES`] messages of one length, each with room for a tag at its end, without additional
+    /// data. Each counter's [`nonce`] may be used once.
+    pub(crate) fn seal_each(&self, counters: &[u64; LANES], messages: &mut [&mut [u8]]) {
+        if let Some(wide) = self.wide_for(messages.len()) {
+            return wide.seal(counters, messages);
+        }
+        for (counter, message) in counters.iter().zip(messages) {
+            let (plain, room) = message.split_at_mut(message.len() - TAG);
+            match self.seal(nonce(*counter), &[], plain) {
+                Some(tag) => room.copy_from_slice(&tag),
+                None => unreachable!("a packet is far shorter than the cipher's limit"),
+            }
+        }
+    }
+
+    /// The inverse of [`seal_each`](Self::seal_each): returns which messages have the right tag. The others' bytes may
+    /// be changed, too.
+    pub(crate) fn open_each(&self, counters: &[u64; LANES], messages: &mut [&mut [u8]]) -> [bool; LANES] {
+        if let Some(wide) = self.wide_for(messages.len()) {
+            return wide.open(counters, messages);
+        }
+        let mut right = [false; LANES];
+        for ((counter, message), right) in counters.iter().zip(messages).zip(&mut right) {
+            *right = self.open(nonce(*counter), &[], message).is_some();
+        }
+        right
+    }
+
+    /// Eight messages at once take as long as about four by themselves.
+    fn wide_for(&self, messages: usize) -> Option<&wide::Key> {
+        self.wide.as_ref().filter(|_| messages > LANES / 2)
     }
 }
 
 impl Drop for Cipher {
     fn drop(&mut self) {
         clear_stack();
-        overwrite(&mut self.0);
+        overwrite(&mut self.key);
     }
 }
 

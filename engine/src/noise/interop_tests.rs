@@ -10,7 +10,7 @@ use boringtun::x25519;
 
 use super::cookie::{Gate, Proof, Stamp};
 use super::handshake::{Local, Remote, Timestamp, ephemeral, identify, initiate};
-use super::message::{DATA_HEADER, DATA_OVERHEAD, Handshake};
+use super::message::Handshake;
 use super::session::Session;
 use crate::Secret;
 
@@ -52,16 +52,13 @@ fn to_network(result: TunnResult<'_>) -> Vec<u8> {
 fn talk(ours: &Session, theirs: &mut Tunn) {
     let mut buffer = [0; 200];
     for counter in 0..3 {
-        let mut message = [0; 32 + DATA_OVERHEAD];
-        message[DATA_HEADER..][..32].copy_from_slice(&packet());
-        assert_eq!(ours.seal(&mut message, 32), Some(message.len()));
+        let message = ours.message(&packet());
         match theirs.decapsulate(None, &message, &mut buffer) {
             TunnResult::WriteToTunnelV4(got, _) => assert_eq!(got, &packet()[..20]),
             other => panic!("message {counter}: {other:?}"),
         }
         let mut answer = to_network(theirs.encapsulate(&packet(), &mut buffer));
-        let (_, len) = ours.open(&mut answer).unwrap();
-        assert_eq!(answer[DATA_HEADER..][..len], packet());
+        assert_eq!(ours.packet(&mut answer).unwrap().1, packet());
     }
 }
 
@@ -97,7 +94,7 @@ fn we_answer_their_initiation() {
     stamp.stamp(&mut response, 0);
     let mut confirmation = to_network(theirs.decapsulate(None, &response, &mut buffer));
     let session = Session::new(&keys, INDEX, 0);
-    assert_eq!(session.open(&mut confirmation), Some((0, 0)), "an empty message");
+    assert_eq!(session.packet(&mut confirmation), Some((0, Vec::new())), "an empty message");
     talk(&session, &mut theirs);
 }
 

@@ -17,3 +17,4 @@ pub(crate) mod message;
 pub(crate) mod replay;
 pub(crate) mod session;
 pub(crate) mod timers;
+mod wide;

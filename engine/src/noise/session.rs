@@ -2,12 +2,14 @@
 //!
 //! A session can be used by any number of threads at once: no lock is held across cryptography.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::crypto::{self, Cipher, Key, TAG};
+use super::crypto::{Cipher, Key};
 use super::message::{DATA_HEADER, DATA_OVERHEAD, data_header, u64_at};
 use super::replay::{REJECT_AFTER_MESSAGES, Window};
+use super::wide::LANES;
 
 /// Milliseconds for which a session may be used (`REJECT_AFTER_TIME`).
 pub(crate) const REJECT_AFTER: u64 = 180_000;
@@ -50,8 +52,8 @@ impl Session {
             remote_index: keys.remote_index,
             initiator: keys.initiator,
             born: now,
-            send: Cipher::new(&keys.send),
-            receive: Cipher::new(&keys.receive),
+            send: Cipher::for_transport(&keys.send),
+            receive: Cipher::for_transport(&keys.receive),
             sent: AtomicU64::new(0),
             window: Mutex::default(),
         }
@@ -73,36 +75,105 @@ impl Session {
         self.initiator && now.saturating_sub(self.born) >= REKEY_AFTER_RECEIVING
     }
 
-    /// Makes a data message of the `len` bytes that stand behind the header's place in `message`, which must have
-    /// room for [`DATA_OVERHEAD`] more, and returns its length. `None` when all counters are used up.
-    pub(crate) fn seal(&self, message: &mut [u8], len: usize) -> Option<usize> {
+    /// Begins a data message: writes the header for a packet of `len` bytes, and returns how long the message will be
+    /// once it is [sealed](Self::seal). `None` when all counters are used up.
+    pub(crate) fn begin(&self, message: &mut [u8], len: usize) -> Option<usize> {
         let counter = self.sent.fetch_add(1, Ordering::Relaxed);
         if counter >= REJECT_AFTER_MESSAGES {
             // It must not wrap around, however many threads come here.
             self.sent.store(REJECT_AFTER_MESSAGES, Ordering::Relaxed);
             return None;
         }
-        let (header, rest) = message.split_at_mut(DATA_HEADER);
-        let (packet, rest) = rest.split_at_mut(len);
-        header.copy_from_slice(&data_header(self.remote_index, counter));
-        let tag = self.send.seal(crypto::nonce(counter), &[], packet)?;
-        rest[..TAG].copy_from_slice(&tag);
+        message[..DATA_HEADER].copy_from_slice(&data_header(self.remote_index, counter));
         Some(len + DATA_OVERHEAD)
     }
 
-    /// Opens a data message in place, behind its header. Returns its counter, which is still to be
-    /// [accepted](Self::accept), and the length of the packet.
-    pub(crate) fn open(&self, message: &mut [u8]) -> Option<(u64, usize)> {
-        let counter = u64_at(message, 8)?;
-        let sealed = message.get_mut(DATA_HEADER..)?;
-        let packet = self.receive.open(crypto::nonce(counter), &[], sealed)?;
-        Some((counter, packet.len()))
+    /// Seals data messages of `size` bytes that were [begun](Self::begin), have their packets behind the headers, and lie
+    /// one behind the other.
+    pub(crate) fn seal(&self, messages: &mut [u8], size: usize) {
+        for group in messages.chunks_mut(LANES * size) {
+            let mut group = Group::of(group, size);
+            self.send.seal_each(&group.counters, &mut group.bodies[..group.count]);
+        }
+    }
+
+    /// Opens in place the data messages at `run` of `buffer`, each of `size` bytes (the last may be shorter). Adds those
+    /// that are genuine to `opened`: the counter, which is still to be [accepted](Self::accept), and where the packet is.
+    pub(crate) fn open(
+        &self,
+        buffer: &mut [u8],
+        run: Range<usize>,
+        size: usize,
+        opened: &mut Vec<(u64, Range<usize>)>,
+    ) {
+        let last = run.len() % size;
+        let whole = run.start..run.end - last;
+        for begin in whole.clone().step_by(LANES * size) {
+            self.open_group(buffer, begin..whole.end.min(begin + LANES * size), size, opened);
+        }
+        if last > 0 {
+            self.open_group(buffer, whole.end..run.end, last, opened);
+        }
+    }
+
+    fn open_group(&self, buffer: &mut [u8], group: Range<usize>, size: usize, opened: &mut Vec<(u64, Range<usize>)>) {
+        if size < DATA_OVERHEAD {
+            return;
+        }
+        let mut messages = Group::of(&mut buffer[group.clone()], size);
+        let right = self.receive.open_each(&messages.counters, &mut messages.bodies[..messages.count]);
+        for (i, begin) in group.step_by(size).enumerate().filter(|(i, _)| right[*i]) {
+            let packet = begin + DATA_HEADER;
+            opened.push((messages.counters[i], packet..packet + size - DATA_OVERHEAD));
+        }
     }
 
     /// Forgets what carries a counter that was seen before or is too old. Only what was authenticated may be given.
     pub(crate) fn accept<T>(&self, opened: &mut Vec<(u64, T)>) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         opened.retain(|(counter, _)| window.accept(*counter));
+    }
+}
+
+/// Data messages of one length that are sealed or opened together.
+struct Group<'a> {
+    counters: [u64; LANES],
+    /// What is behind the headers: packet and tag.
+    bodies: [&'a mut [u8]; LANES],
+    count: usize,
+}
+
+impl<'a> Group<'a> {
+    fn of(messages: &'a mut [u8], size: usize) -> Self {
+        let mut group = Self { counters: [0; LANES], bodies: Default::default(), count: 0 };
+        let slots = group.counters.iter_mut().zip(&mut group.bodies);
+        for (message, (counter, slot)) in messages.chunks_exact_mut(size).zip(slots) {
+            let (header, body) = message.split_at_mut(DATA_HEADER);
+            *counter = u64_at(header, 8).unwrap_or_default();
+            *slot = body;
+            group.count += 1;
+        }
+        group
+    }
+}
+
+#[cfg(test)]
+impl Session {
+    /// A packet's message.
+    pub(crate) fn message(&self, packet: &[u8]) -> Vec<u8> {
+        let size = packet.len() + DATA_OVERHEAD;
+        let mut message = vec![0; size];
+        message[DATA_HEADER..][..packet.len()].copy_from_slice(packet);
+        assert_eq!(self.begin(&mut message, packet.len()), Some(size));
+        self.seal(&mut message, size);
+        message
+    }
+
+    /// A message's counter and packet.
+    pub(crate) fn packet(&self, message: &mut [u8]) -> Option<(u64, Vec<u8>)> {
+        let (len, mut opened) = (message.len(), Vec::new());
+        self.open(message, 0..len, len.max(1), &mut opened);
+        opened.pop().map(|(counter, packet)| (counter, message[packet].to_vec()))
     }
 }
 
@@ -117,42 +188,67 @@ mod tests {
         Session::new(&Keys { send: key(), receive: key(), remote_index: 7, initiator }, 9, 1000)
     }
 
-    fn sealed(session: &Session, packet: &[u8]) -> Vec<u8> {
-        let mut message = vec![0; packet.len() + DATA_OVERHEAD];
-        message[DATA_HEADER..][..packet.len()].copy_from_slice(packet);
-        assert_eq!(session.seal(&mut message, packet.len()), Some(message.len()));
-        message
-    }
-
     #[test]
     fn messages_count_up_and_open_once() {
         let session = session(1, true);
         let mut opened = Vec::new();
         for counter in 0..2 {
-            let mut message = sealed(&session, b"packet");
+            let mut message = session.message(b"packet");
             assert_eq!(message[..8], [4, 0, 0, 0, 7, 0, 0, 0]);
             let copy = message.clone();
-            assert_eq!(session.open(&mut message), Some((counter, 6)));
-            assert_eq!(&message[DATA_HEADER..][..6], b"packet");
+            assert_eq!(session.packet(&mut message), Some((counter, b"packet".to_vec())));
             opened.push((counter, 0));
-            assert_eq!(session.open(&mut copy.clone()), Some((counter, 6)), "opening is not accepting");
+            assert!(session.packet(&mut copy.clone()).is_some(), "opening is not accepting");
         }
         opened.push((1, 1));
         session.accept(&mut opened);
         assert_eq!(opened, [(0, 0), (1, 0)]);
     }
 
+    /// With as many as a processor may take together, and fewer; the last one is shorter.
+    #[test]
+    fn messages_are_the_same_together_and_one_by_one() {
+        for count in [1, 4, 5, LANES, LANES + 1, 3 * LANES + 6] {
+            let (together, by_itself) = (session(1, true), session(1, true));
+            let packets: Vec<Vec<u8>> =
+                (0..count).map(|i| vec![i as u8; if i + 1 < count { 1420 } else { 99 }]).collect();
+            let single: Vec<u8> = packets.iter().flat_map(|packet| by_itself.message(packet)).collect();
+
+            let size = 1420 + DATA_OVERHEAD;
+            let mut messages = single.clone();
+            for (message, packet) in messages.chunks_mut(size).zip(&packets) {
+                message.fill(0);
+                message[DATA_HEADER..][..packet.len()].copy_from_slice(packet);
+                together.begin(message, packet.len()).unwrap();
+            }
+            let equal = messages.len() - messages.len() % size;
+            let (equal, last) = messages.split_at_mut(equal);
+            together.seal(equal, size);
+            together.seal(last, last.len().max(1));
+            assert!(messages == single, "sealing {count}");
+
+            let (changed, mut opened) = (count / 2, Vec::new());
+            messages[changed * size + DATA_HEADER] ^= 1;
+            let run = 10..10 + messages.len();
+            let mut buffer = [&[0; 10][..], &messages].concat();
+            together.open(&mut buffer, run, size, &mut opened);
+            let expected = packets.iter().enumerate().filter(|(i, _)| *i != changed);
+            let got = opened.iter().map(|(counter, packet)| (*counter as usize, &buffer[packet.clone()]));
+            assert!(got.eq(expected.map(|(i, packet)| (i, &packet[..]))), "opening {count}");
+        }
+    }
+
     #[test]
     fn what_was_tampered_with_or_cut_does_not_open() {
         let session = session(1, true);
-        let message = sealed(&session, b"packet");
+        let message = session.message(b"packet");
         for at in DATA_HEADER / 2..message.len() {
             let mut bad = message.clone();
             bad[at] ^= 1;
-            assert_eq!(session.open(&mut bad), None, "byte {at}");
+            assert_eq!(session.packet(&mut bad), None, "byte {at}");
         }
         for len in 0..message.len() {
-            assert_eq!(session.open(&mut message[..len].to_vec()), None, "{len} bytes");
+            assert_eq!(session.packet(&mut message[..len].to_vec()), None, "{len} bytes");
         }
     }
 
@@ -194,7 +290,7 @@ mod tests {
         assert!(responder.is_stale_for_sender(1000) && responder.is_alive(1000));
         responder.sent.store(REJECT_AFTER_MESSAGES, Ordering::Relaxed);
         assert!(!responder.is_alive(1000));
-        assert_eq!(responder.seal(&mut [0; 64], 16), None);
-        assert_eq!(responder.seal(&mut [0; 64], 16), None, "also not by wrapping around");
+        assert_eq!(responder.begin(&mut [0; 64], 16), None);
+        assert_eq!(responder.begin(&mut [0; 64], 16), None, "also not by wrapping around");
     }
 }
