@@ -21,11 +21,14 @@ fn two_locations(spec: Spec) -> Spec {
 }
 
 /// A configuration as kube-router's: a session with each other node of the location, in one AS, and the own pod
-/// CIDRs are announced.
+/// CIDRs are announced. Sessions are tied to no interface, as kube-router's: at granularity full they go by `kilo0`.
 fn configuration(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<String> {
     let own = lab.addresses(node)?;
     let cidrs = lab.node(node)?.spec.and_then(|spec| spec.pod_cidrs).context("no pod CIDRs")?;
-    let mut text = format!("router id {};\nprotocol device {{ }}\n", own.private);
+    let mut text = format!(
+        "router id {};\nprotocol device {{ }}\nprotocol direct {{ ipv4; ipv6; interface \"eth0\"; }}\n",
+        own.private
+    );
     for (family, cidr) in ["ipv4", "ipv6"].iter().zip(&cidrs) {
         text += &format!(
             "protocol static {{ {family}; route {cidr} unreachable; }}\n\
@@ -38,7 +41,7 @@ fn configuration(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<String> {
                 _ => (own.private6.to_string(), other.private6.to_string()),
             };
             text += &format!(
-                "protocol bgp {{ local {local} as 64512; neighbor {remote} as 64512; direct; connect delay time 1; \
+                "protocol bgp {{ local {local} as 64512; neighbor {remote} as 64512; multihop; connect delay time 1; \
                  {family} {{ import all; export where source = RTS_STATIC; next hop self; }}; }}\n"
             );
         }
@@ -46,11 +49,28 @@ fn configuration(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<String> {
     Ok(text)
 }
 
+/// The path of one of BIRD's files on a node.
+fn file(lab: &Lab, node: &str, name: &str) -> String {
+    lab.directory().join("hosts").join(node).join(name).display().to_string()
+}
+
 fn start_bird(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<Background> {
-    let path = |name: &str| lab.directory().join("hosts").join(node).join(name).display().to_string();
-    let (file, socket) = (path("bird.conf"), path("bird.ctl"));
-    fs::write(&file, configuration(lab, node, neighbours)?)?;
-    lab.start_program(node, &["bird", "-f", "-c", &file, "-s", &socket])
+    let configured = file(lab, node, "bird.conf");
+    fs::write(&configured, configuration(lab, node, neighbours)?)?;
+    lab.start_program(node, &["bird", "-f", "-c", &configured, "-s", &file(lab, node, "bird.ctl")])
+}
+
+/// BIRD's sessions can be opened while the mesh is there, not only live on from before it.
+fn finds_its_neighbours_again(lab: &Lab, node: &str, neighbours: &[&str]) -> Result<()> {
+    let birdc = |command: &str| lab.exec(node, &["birdc", "-s", &file(lab, node, "bird.ctl"), command]);
+    birdc("restart \"bgp*\"")?;
+    // One of each family with each neighbour.
+    let wanted = 2 * (neighbours.len() - 1);
+    wait(lab, &format!("{node} has {wanted} sessions of BGP"), || {
+        let shown = birdc("show protocols")?;
+        ensure!(shown.matches("Established").count() == wanted, "{shown}");
+        Ok(true)
+    })
 }
 
 /// On `from`, the way to the pods of `to` is of this kind, in both families.
@@ -98,12 +118,15 @@ fn bgp_inside_the_locations_and_the_mesh_between_them() -> Result<()> {
                 Ok(true)
             })?;
             lab.rules(DEADLINE).all().with_context(|| format!("{flags:?}"))?;
+            finds_its_neighbours_again(lab, "paris-1", LOCATIONS[0].1).with_context(|| format!("{flags:?}"))?;
             for node in lab.nodes() {
                 lab.stop_agent(&node)?;
             }
         }
         // What the mesh has taken back was never BIRD's.
-        leads_by(lab, "paris-1", "paris-2", "proto bird")?;
+        wait(lab, "BIRD's ways are all that is left", || {
+            leads_by(lab, "paris-1", "paris-2", "proto bird").map(|()| true)
+        })?;
         ensure!(route(lab, "paris-1", &crate::support::pod_cidr(lab, "oslo-1")?)?.is_empty());
         Ok(())
     })
