@@ -105,7 +105,8 @@ fn nothing_is_left_behind() {
     let again = host.enter(|| Device::create(Options::new("wg0"))).map(drop);
     assert!(matches!(again, Err(Error::Tun { .. })), "the name is taken: {again:?}");
     drop(device);
-    assert!(!host.try_run(&["ip", "link", "show", "wg0"]).status.success());
+    let is_there = || host.try_run(&["ip", "link", "show", "wg0"]).status.success();
+    wait_until("the interface is gone", SOON, || !is_there());
     assert!(std::fs::read_dir(&directory).unwrap().next().is_none());
     std::fs::remove_dir(&directory).unwrap();
 }
@@ -138,9 +139,14 @@ fn a_persistent_interface_outlives_its_device_and_the_next_one_takes_it() {
         persistent(&mut options);
         let other = Options { queues: NonZeroUsize::new(3 - queues.get()).unwrap(), ..options.clone() };
         assert!(b.enter(|| Device::create(other)).is_err(), "made for another number of queues");
-        let device_b = b.enter(|| Device::create(options)).unwrap();
+        let mut next = None;
+        wait_until("the next device", SOON, || {
+            next = b.enter(|| Device::create(options.clone())).ok();
+            next.is_some()
+        });
+        let device_b = next.unwrap();
         device_b.set_private_key(private_key(2)).unwrap();
-        device_b.set_listen_port(51820).unwrap();
+        wait_until("the port is free", SOON, || device_b.set_listen_port(51820).is_ok());
         device_b.set_peer(peer(1, Some("10.99.0.1:51820"))).unwrap();
         device_b.initiate_handshakes();
         wait_until("the next device calls", SOON, || stats_of(&device_a, 2).last_handshake != session);

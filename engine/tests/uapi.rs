@@ -175,6 +175,7 @@ fn sockets_left_behind_are_replaced_and_those_in_use_are_not() {
     let socket = directory.join("wg0.sock");
     // Closing a listener leaves its file.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    wait_until("nobody listens", SOON, || UnixStream::connect(&socket).is_err());
     let (one, two) = (Host::new("a"), Host::new("b"));
     let (device, _) = device_in(&one, "stale");
     assert!(ask(&socket, "get=1\n\n").ends_with("errno=0\n\n"));

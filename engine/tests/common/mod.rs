@@ -150,6 +150,9 @@ pub fn run(args: &[&str]) {
 }
 
 /// Waits until something is true, or fails saying what was waited for.
+///
+/// Also what was dropped is gone only after a moment: a program that another test starts has all descriptors of this
+/// process until its file is executed.
 pub fn wait_until(what: &str, within: Duration, mut is_true: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
     while !is_true() {
