@@ -1,10 +1,9 @@
 //! What the control thread has to do: handshake messages from the network, and requests from
-//! callers. Bounded, so that a flood costs neither memory nor the time of the data path; and fair, so
-//! that it costs others no handshake: who has proven something goes first, and one source takes only
-//! a share of the room that there is for strangers.
+//! callers. Bounded, so that a flood costs neither memory nor the time of the data path; and who has proven something goes
+//! first. That no stranger takes the room of all others is seen to before
+//! ([`StrangerLimit`](crate::source_limit::StrangerLimit)).
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -12,7 +11,6 @@ use std::time::Instant;
 use crate::Error;
 use crate::path::Path;
 use crate::peer::Peer;
-use crate::source_limit::network_of;
 
 /// Most messages of strangers that wait.
 const STRANGERS: usize = 1024;
@@ -20,10 +18,6 @@ const STRANGERS: usize = 1024;
 const KNOWN: usize = 256;
 /// When this many wait it matters who sends them.
 const CROWDED: usize = STRANGERS / 2;
-/// Most messages from one source, or from those that look like it here, when it is crowded.
-const SHARE: u16 = 64;
-/// In how many classes sources are counted.
-const CLASSES: usize = 256;
 /// Most handshake messages taken at once, so that time passes for the peers in between.
 const BATCH: usize = 64;
 /// The longest handshake message.
@@ -74,51 +68,10 @@ pub(crate) enum Standing {
 #[derive(Default)]
 struct Waiting {
     known: VecDeque<HandshakeMessage>,
-    strangers: Strangers,
+    strangers: VecDeque<HandshakeMessage>,
     requests: Vec<BindRequest>,
     due: Vec<Arc<Peer>>,
     closed: bool,
-}
-
-/// Messages of strangers, in the order they came, and how many of them come from where.
-struct Strangers {
-    messages: VecDeque<HandshakeMessage>,
-    by_class: [u16; CLASSES],
-}
-
-impl Default for Strangers {
-    fn default() -> Self {
-        Self { messages: VecDeque::new(), by_class: [0; CLASSES] }
-    }
-}
-
-impl Strangers {
-    /// Returns whether there was room.
-    fn push(&mut self, message: HandshakeMessage) -> bool {
-        let waiting = self.messages.len();
-        let of_class = &mut self.by_class[class_of(message.from.remote.ip())];
-        if waiting >= STRANGERS || (waiting >= CROWDED && *of_class >= SHARE) {
-            return false;
-        }
-        *of_class += 1;
-        self.messages.push_back(message);
-        true
-    }
-
-    fn pop(&mut self) -> Option<HandshakeMessage> {
-        let message = self.messages.pop_front()?;
-        self.by_class[class_of(message.from.remote.ip())] -= 1;
-        Some(message)
-    }
-}
-
-/// The class in which a source is counted.
-fn class_of(address: IpAddr) -> usize {
-    let fold = |octets: &[u8]| octets.iter().fold(0u8, |all, octet| all.wrapping_mul(31).wrapping_add(*octet));
-    match network_of(address) {
-        IpAddr::V4(v4) => fold(&v4.octets()).into(),
-        IpAddr::V6(v6) => fold(&v6.octets()).into(),
-    }
 }
 
 /// What [`Inbox::wait`] came back with.
@@ -134,7 +87,7 @@ pub(crate) struct Work {
 impl Inbox {
     /// Whether it matters how a message [stands](Standing): finding that out costs something.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.lock().strangers.messages.len() >= CROWDED
+        self.lock().strangers.len() >= CROWDED
     }
 
     /// Adds messages and returns how many found no room.
@@ -186,24 +139,25 @@ impl Inbox {
 
 impl Waiting {
     fn push(&mut self, standing: Standing, message: HandshakeMessage) -> bool {
-        match standing {
-            Standing::Stranger => self.strangers.push(message),
-            Standing::Known if self.known.len() >= KNOWN => false,
-            Standing::Known => {
-                self.known.push_back(message);
-                true
-            }
+        let (room, messages) = match standing {
+            Standing::Stranger => (STRANGERS, &mut self.strangers),
+            Standing::Known => (KNOWN, &mut self.known),
+        };
+        let has_room = messages.len() < room;
+        if has_room {
+            messages.push_back(message);
         }
+        has_room
     }
 
     /// The next messages, strangers last.
     fn next_batch(&mut self) -> Vec<HandshakeMessage> {
-        let next = || self.known.pop_front().or_else(|| self.strangers.pop());
+        let next = || self.known.pop_front().or_else(|| self.strangers.pop_front());
         std::iter::from_fn(next).take(BATCH).collect()
     }
 
     fn is_idle(&self) -> bool {
-        let nothing = self.known.is_empty() && self.strangers.messages.is_empty();
+        let nothing = self.known.is_empty() && self.strangers.is_empty();
         nothing && self.requests.is_empty() && self.due.is_empty() && !self.closed
     }
 }
@@ -219,13 +173,8 @@ mod tests {
         HandshakeMessage::new(&[1; 148], from.parse::<SocketAddr>().unwrap().into()).unwrap()
     }
 
-    /// So many sources, none of the class of the one that is asked about.
     fn many(count: usize) -> impl Iterator<Item = (Standing, HandshakeMessage)> {
-        let sources = (0..=u16::MAX).map(|n| IpAddr::from([198, 51, (n >> 8) as u8, n as u8]));
-        let others = sources.filter(|source| class_of(*source) != class_of([192, 0, 2, 1].into())).cycle();
-        others.take(count).map(|source| {
-            (Standing::Stranger, HandshakeMessage::new(&[1; 148], SocketAddr::new(source, 1).into()).unwrap())
-        })
+        std::iter::repeat_with(|| (Standing::Stranger, message("198.51.100.1:1"))).take(count)
     }
 
     fn wait(inbox: &Inbox) -> Work {
@@ -240,20 +189,6 @@ mod tests {
         assert_eq!(work.handshakes.len(), BATCH);
         assert!(!work.tick);
         assert!(inbox.wait(Instant::now()).unwrap().tick, "time passes under load");
-    }
-
-    #[test]
-    fn one_source_leaves_room_for_others() {
-        let inbox = Inbox::default();
-        let flood = std::iter::repeat_with(|| (Standing::Stranger, message("203.0.113.1:1")));
-        assert_eq!(inbox.push(flood.take(2 * STRANGERS)), 2 * STRANGERS - CROWDED);
-        assert_eq!(inbox.push([(Standing::Stranger, message("192.0.2.1:1"))].into_iter()), 0);
-        let mut waited = 0;
-        while inbox.is_crowded() {
-            waited += wait(&inbox).handshakes.len();
-        }
-        let again = std::iter::repeat_with(|| (Standing::Stranger, message("203.0.113.1:1")));
-        assert!(inbox.push(again.take(waited)) < waited, "what was taken makes room");
     }
 
     #[test]

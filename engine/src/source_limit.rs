@@ -16,27 +16,44 @@ const PER_CLASS: u16 = 100;
 /// In how many classes such sources are counted: memory must not depend on what anybody claims to be.
 const CLASSES: usize = 256;
 
-/// Counts the messages of the current second.
+/// What is counted anew in each second.
 #[derive(Default)]
-pub(crate) struct SourceLimit {
+struct Counted<T> {
     second: u64,
+    counts: T,
+}
+
+impl<T: Default> Counted<T> {
+    /// The counts of the second that `now`, in milliseconds, is in.
+    fn at(&mut self, now: u64) -> &mut T {
+        if self.second != now / 1000 {
+            *self = Self { second: now / 1000, counts: T::default() };
+        }
+        &mut self.counts
+    }
+}
+
+/// Limits messages of sources that have proven their addresses.
+#[derive(Default)]
+pub(crate) struct SourceLimit(Counted<Sources>);
+
+#[derive(Default)]
+struct Sources {
     total: usize,
-    sources: HashMap<IpAddr, usize>,
+    by_network: HashMap<IpAddr, usize>,
 }
 
 impl SourceLimit {
     /// Whether a message that has passed the other checks may be worked on. `now` is in
     /// milliseconds.
     pub(crate) fn admits(&mut self, from: IpAddr, now: u64) -> bool {
-        if self.second != now / 1000 {
-            *self = Self { second: now / 1000, ..Self::default() };
-        }
-        self.total += 1;
-        if self.total <= UNDER_LOAD {
+        let Sources { total, by_network } = self.0.at(now);
+        *total += 1;
+        if *total <= UNDER_LOAD {
             return true;
         }
         // Nearly every address in here has proved by a cookie that it is real: there are few.
-        let count = self.sources.entry(network_of(from)).or_default();
+        let count = by_network.entry(network_of(from)).or_default();
         *count += 1;
         *count <= PER_SOURCE
     }
@@ -44,40 +61,41 @@ impl SourceLimit {
 
 /// Limits messages of strangers before anything is done with them, copying or checking a MAC included: a flood from one
 /// place is cut off where it costs least.
+#[derive(Default)]
 pub(crate) struct StrangerLimit {
-    second: u64,
-    total: usize,
-    classes: [u16; CLASSES],
+    counted: Counted<Strangers>,
     /// Nobody can tell who is counted together.
     hasher: RandomState,
 }
 
-impl Default for StrangerLimit {
+struct Strangers {
+    total: usize,
+    by_class: [u16; CLASSES],
+}
+
+impl Default for Strangers {
     fn default() -> Self {
-        Self { second: 0, total: 0, classes: [0; CLASSES], hasher: RandomState::new() }
+        Self { total: 0, by_class: [0; CLASSES] }
     }
 }
 
 impl StrangerLimit {
     /// Whether a message is to be looked at. `now` is in milliseconds.
     pub(crate) fn admits(&mut self, from: IpAddr, now: u64) -> bool {
-        if self.second != now / 1000 {
-            (self.second, self.total, self.classes) = (now / 1000, 0, [0; CLASSES]);
-        }
-        self.total += 1;
-        if self.total <= UNDER_LOAD {
+        // In each second with others, so that whoever is counted with a flood has better luck when it tries again.
+        let class = self.hasher.hash_one((network_of(from), now / 1000)) as usize % CLASSES;
+        let Strangers { total, by_class } = self.counted.at(now);
+        *total += 1;
+        if *total <= UNDER_LOAD {
             return true;
         }
-        // In each second with others, so that whoever is counted with a flood has better luck when it tries again.
-        let class = self.hasher.hash_one((network_of(from), self.second)) as usize % CLASSES;
-        let count = &mut self.classes[class];
-        *count = count.saturating_add(1);
-        *count <= PER_CLASS
+        by_class[class] = by_class[class].saturating_add(1);
+        by_class[class] <= PER_CLASS
     }
 }
 
 /// A host with IPv6 has a whole network of addresses: it counts as one source.
-pub(crate) fn network_of(address: IpAddr) -> IpAddr {
+fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),

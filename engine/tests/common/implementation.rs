@@ -2,6 +2,9 @@
 
 use super::{Host, Process, SOON, wait_until};
 
+/// How often to try to start a daemon.
+const ATTEMPTS: usize = 3;
+
 /// How a daemon is started.
 pub struct Implementation {
     pub name: String,
@@ -37,12 +40,23 @@ impl Implementation {
         Self::other("wireguard-go", "wireguard-go")
     }
 
-    /// Starts a daemon on a host, with the interface [`Host::unique_interface`], which is not set up.
+    /// Starts a daemon on a host, with the interface [`Host::unique_interface`], which is not set up. Some end by
+    /// themselves at that now and then, which is not what is tested here.
     pub fn start(&self, host: &Host) -> Process {
         let interface = host.unique_interface.as_str();
         let program = [self.program.as_str()];
-        let daemon = host.spawn(&[&program, self.arguments, &[interface]].concat());
-        wait_until("the daemon answers", SOON, || host.try_run(&["wg", "show", interface]).status.success());
-        daemon
+        for attempt in 1..=ATTEMPTS {
+            let mut daemon = host.spawn(&[&program, self.arguments, &[interface]].concat());
+            let mut answers = false;
+            wait_until("the daemon answers or ends", SOON, || {
+                answers = host.try_run(&["wg", "show", interface]).status.success();
+                answers || daemon.has_ended()
+            });
+            if answers {
+                return daemon;
+            }
+            eprintln!("{} ended at start {attempt} of {ATTEMPTS}: {}", self.name, daemon.finish());
+        }
+        panic!("{} does not start", self.name);
     }
 }

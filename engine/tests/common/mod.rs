@@ -126,6 +126,10 @@ impl Process {
         text
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("it was started").is_some()
+    }
+
     pub fn id(&self) -> u32 {
         self.0.id()
     }
