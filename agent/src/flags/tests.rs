@@ -190,10 +190,12 @@ fn the_version_is_a_command_too() {
 }
 
 /// The pages about other network providers.
-const PAGES: [&str; 4] = [
+const PAGES: [&str; 6] = [
     include_str!("../../../docs/cni/flannel.md"),
     include_str!("../../../docs/cni/calico.md"),
     include_str!("../../../docs/cni/cilium.md"),
+    include_str!("../../../docs/cni/antrea.md"),
+    include_str!("../../../docs/cni/ovn.md"),
     include_str!("../../../docs/cni/generic.md"),
 ];
 

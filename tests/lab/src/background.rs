@@ -36,6 +36,14 @@ impl Lab {
         self.start_in_background(host, name, self.space(host)?.command(argv))
     }
 
+    /// Starts a program on a host that runs until the host is gone.
+    pub(crate) fn run_on(&self, host: &str, argv: &[&str]) -> Result<()> {
+        let program = self.start_program(host, argv)?;
+        let mut inventory = self.inventory();
+        inventory.hosts.get_mut(host).with_context(|| format!("no host {host}"))?.programs.push(program);
+        Ok(())
+    }
+
     fn start_in_background(&self, host: &str, name: &str, mut command: Command) -> Result<Background> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

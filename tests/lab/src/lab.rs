@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::runtime::Runtime;
 
 use crate::api::ApiServer;
+use crate::background::Background;
 use crate::capture::Capture;
 use crate::cni::{self, Attachment};
 use crate::flow::Flow;
@@ -67,6 +68,8 @@ pub(crate) struct Host {
     /// Set if the host is a node of the cluster.
     pub(crate) node: Option<Node>,
     pub(crate) directory: PathBuf,
+    /// What a network provider runs there.
+    pub(crate) programs: Vec<Background>,
     _servers: Servers,
 }
 
@@ -200,7 +203,7 @@ impl Lab {
         let addresses = seat.addresses;
         write_hosts_file(&directory, name, addresses, &[])?;
         let servers = Servers::start(self.runtime().handle(), &space)?;
-        let host = Host { space, seat, node, directory, _servers: servers };
+        let host = Host { space, seat, node, directory, programs: Vec::new(), _servers: servers };
         inventory.hosts.insert(name.to_owned(), host);
         Ok(addresses)
     }
@@ -435,6 +438,8 @@ fn prepare_files(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
         ("kilo", "/var/lib/kilo"),
         ("cni-net.d", "/etc/cni/net.d"),
         ("cni", "/var/lib/cni"),
+        ("openvswitch", "/run/openvswitch"),
+        ("ovn", "/run/ovn"),
     ] {
         // The target on the machine stays as it is; only if it is missing an empty directory remains.
         for path in [&directory.join(own), Path::new(target)] {

@@ -76,6 +76,7 @@ mod flow;
 mod kube_proxy;
 mod lab;
 mod mesh;
+mod open_vswitch;
 mod outsider;
 mod pods;
 mod preflight;

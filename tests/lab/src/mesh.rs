@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 
 use crate::lab::Lab;
-use crate::probe;
+use crate::probe::{self, Reached};
 
 /// One probed pair.
 #[derive(Clone, Debug)]
@@ -27,6 +27,9 @@ pub struct Pair {
 
 /// A pod or node, with the addresses that are probed.
 pub(crate) type End = (String, Vec<IpAddr>);
+
+/// What is wrong with the source address that an end, the second, saw of another.
+pub(crate) type Judge<'a> = &'a (dyn Fn(&str, &str, &Reached) -> Result<(), String> + Sync);
 
 /// When a source stops probing. Each failure costs seconds; while waiting, one is enough to know.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,7 +60,7 @@ impl Lab {
     /// IPv4 address of every other node; IPv6 only between pods that both have it. Sources work in
     /// parallel, each goes through its targets in turn.
     pub fn probe_mesh(&self) -> Result<Vec<Pair>> {
-        self.probe_all(&self.ends()?, Stop::Never)
+        self.probe_all(&self.ends()?, Stop::Never, &has_its_source)
     }
 
     /// As [`Lab::probe_mesh`], but one probe at a time, so that latencies are those of the network and
@@ -66,18 +69,18 @@ impl Lab {
         let names = self.ends()?;
         let mut pairs = Vec::new();
         for (name, own) in &names {
-            pairs.extend(self.space(name)?.run(|| probe_from(name, own, &names, Stop::AtFailure))?);
+            pairs.extend(self.space(name)?.run(|| probe_from(name, own, &names, Stop::AtFailure, &has_its_source))?);
         }
         Ok(pairs)
     }
 
-    fn probe_all(&self, names: &[End], stop: Stop) -> Result<Vec<Pair>> {
+    fn probe_all(&self, names: &[End], stop: Stop, judge: Judge<'_>) -> Result<Vec<Pair>> {
         let mut pairs = Vec::new();
         thread::scope(|scope| {
             let mut workers = Vec::new();
             for (name, own) in names {
                 let space = self.space(name)?;
-                workers.push(scope.spawn(move || space.run(|| probe_from(name, own, names, stop))));
+                workers.push(scope.spawn(move || space.run(|| probe_from(name, own, names, stop, judge))));
             }
             for worker in workers {
                 pairs.extend(worker.join().map_err(|_| anyhow!("a probing thread panicked"))??);
@@ -103,14 +106,14 @@ impl Lab {
     /// Waits until [`Lab::probe_mesh`] would find no pair that fails, and gives what it finds then. On
     /// the deadline the failure names a failing target of each source that has one.
     pub fn wait_mesh(&self, limit: Duration) -> Result<Vec<Pair>> {
-        self.wait_ends(limit, &self.ends()?)
+        self.wait_ends(limit, &self.ends()?, &has_its_source)
     }
 
-    /// As [`Lab::wait_mesh`], for these ends.
-    pub(crate) fn wait_ends(&self, limit: Duration, ends: &[End]) -> Result<Vec<Pair>> {
+    /// As [`Lab::wait_mesh`], for these ends and with a judge of one's own.
+    pub(crate) fn wait_ends(&self, limit: Duration, ends: &[End], judge: Judge<'_>) -> Result<Vec<Pair>> {
         let mut pairs = Vec::new();
         self.wait_until(limit, "every pod and node reaches every other", || {
-            pairs = self.probe_all(ends, Stop::AtFailure)?;
+            pairs = self.probe_all(ends, Stop::AtFailure, judge)?;
             check(&pairs)?;
             Ok(true)
         })?;
@@ -128,7 +131,7 @@ pub fn check(pairs: &[Pair]) -> Result<()> {
     bail!("{} of {} pairs fail:\n{shown}", failed.len(), pairs.len())
 }
 
-fn probe_from(from: &str, own: &[IpAddr], names: &[End], stop: Stop) -> Vec<Pair> {
+fn probe_from(from: &str, own: &[IpAddr], names: &[End], stop: Stop, judge: Judge<'_>) -> Vec<Pair> {
     let has_ipv6 = own.iter().any(IpAddr::is_ipv6);
     let others = names.iter().filter(|(to, _)| to != from);
     let targets = others.flat_map(|(to, addresses)| addresses.iter().map(move |address| (to, *address)));
@@ -139,7 +142,7 @@ fn probe_from(from: &str, own: &[IpAddr], names: &[End], stop: Stop) -> Vec<Pair
             to: to.clone(),
             address,
             ping: probe::ping_here(address).map_err(|error| format!("{error:#}")),
-            http: answered_by(to, address),
+            http: answered_by(from, to, address, judge),
         });
         if stop == Stop::AtFailure && pairs.last().is_some_and(|pair| !pair.is_ok()) {
             break;
@@ -148,13 +151,19 @@ fn probe_from(from: &str, own: &[IpAddr], names: &[End], stop: Stop) -> Vec<Pair
     pairs
 }
 
-fn answered_by(to: &str, address: IpAddr) -> Result<Duration, String> {
+fn answered_by(from: &str, to: &str, address: IpAddr, judge: Judge<'_>) -> Result<Duration, String> {
     let reached = probe::http_here(address, "/").map_err(|error| format!("{error:#}"))?;
     if reached.answer.name != to {
         return Err(format!("{} answered", reached.answer.name));
     }
-    if !reached.source_unchanged() {
-        return Err(format!("source {} arrived as {}", reached.source, reached.answer.from));
-    }
+    judge(from, to, &reached)?;
     Ok(reached.latency)
+}
+
+/// The strictest judge: nobody translates.
+pub(crate) fn has_its_source(_: &str, _: &str, reached: &Reached) -> Result<(), String> {
+    if reached.source_unchanged() {
+        return Ok(());
+    }
+    Err(format!("source {} arrived as {}", reached.source, reached.answer.from))
 }

@@ -25,8 +25,8 @@ use serde_json::Value;
 
 use crate::kube_proxy::{ProxyMode, Service};
 use crate::lab::Lab;
-use crate::mesh::End;
-use crate::probe;
+use crate::mesh::{End, has_its_source};
+use crate::probe::{self, Reached};
 use crate::servers::HTTP_PORT;
 use crate::underlay::Addresses;
 
@@ -40,6 +40,16 @@ const NODE_PORTS: u16 = 30000;
 pub struct Rules<'a> {
     lab: &'a Lab,
     limit: Duration,
+    customs: Customs,
+}
+
+/// What providers translate, within the rules.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Customs {
+    /// Whether nodes see pods of other nodes under an address of the pod's node.
+    pub(crate) masquerades_to_nodes: bool,
+    /// Whether pods may see other nodes under an address of their own node.
+    pub(crate) masquerades_to_pods: bool,
 }
 
 /// One who asks: a pod or the host of a node.
@@ -90,7 +100,14 @@ enum Source<'a> {
 impl Lab {
     /// Kubernetes' rules for this lab, each of which may take as long as `limit` to come true.
     pub fn rules(&self, limit: Duration) -> Rules<'_> {
-        Rules { lab: self, limit }
+        self.rules_with(limit, Customs::default())
+    }
+}
+
+impl Lab {
+    /// As [`Lab::rules`], with the customs of a provider.
+    pub(crate) fn rules_with(&self, limit: Duration, customs: Customs) -> Rules<'_> {
+        Rules { lab: self, limit, customs }
     }
 }
 
@@ -125,7 +142,17 @@ impl Rules<'_> {
     pub fn pods(&self) -> Result<()> {
         let clients = self.clients()?;
         let ends: Vec<End> = clients.iter().map(|client| (client.name.clone(), client.addresses.clone())).collect();
-        self.lab.wait_ends(self.limit, &ends)?;
+        let is_pod = |name: &str| clients.iter().any(|client| client.name == name && client.is_pod);
+        let node = |name: &str| node_of(name, &clients).map(|node| node.name.clone());
+        self.lab.wait_ends(self.limit, &ends, &|from, to, reached| match (is_pod(from), is_pod(to)) {
+            _ if node(from) == node(to) => has_its_source(from, to, reached),
+            (true, false) if self.customs.masquerades_to_nodes => comes_from_node_of(from, &clients, reached),
+            // Inside a location by the provider's own way.
+            (false, true) if self.customs.masquerades_to_pods => {
+                has_its_source(from, to, reached).or_else(|_| comes_from_node_of(to, &clients, reached))
+            }
+            _ => has_its_source(from, to, reached),
+        })?;
         for pod in clients.iter().filter(|client| client.is_pod) {
             self.has_its_addresses(pod)?;
         }
@@ -319,6 +346,20 @@ impl Rules<'_> {
         ensure!(kind == Some(ErrorKind::ConnectionRefused), "{from} to {to} was not refused, but: {error:#}");
         Ok(())
     }
+}
+
+fn comes_from_node_of(name: &str, clients: &[Client], reached: &Reached) -> Result<(), String> {
+    let seen = reached.answer.from;
+    if node_of(name, clients).is_some_and(|node| node.own.contains(&seen)) {
+        return Ok(());
+    }
+    Err(format!("{} arrived as {seen}, which is not of the node of {name}", reached.source))
+}
+
+/// The node that `name`, a pod or a node, is on.
+fn node_of<'a>(name: &str, clients: &'a [Client]) -> Option<&'a Client> {
+    let node = &clients.iter().find(|client| client.name == name)?.node;
+    clients.iter().find(|client| !client.is_pod && client.name == *node)
 }
 
 /// What a policy engine has in front of the pod `server` that `client` alone may reach. It answers who is turned

@@ -1,12 +1,14 @@
 //! Other network providers, for labs of `--compatibility`: the devices, addresses, routes, neighbour and
 //! forwarding entries that each provider's own program makes between all nodes of a cluster, wherever they are,
-//! because none of them knows of locations. The programs themselves are not here.
+//! because none of them knows of locations. The providers' programs themselves are not here; Open vSwitch and OVN are.
 //!
 //! Each file has the commands as a function of the nodes; `ip` wording is that of `ip -batch`.
 
+mod antrea;
 mod calico;
 mod cilium;
 mod flannel;
+mod ovn_kubernetes;
 mod routed;
 
 pub use self::calico::CalicoNetwork;
@@ -63,6 +65,11 @@ impl Lab {
             sites.push(Site { name, number, location, private, private6, cidrs });
         }
         Ok(sites)
+    }
+
+    /// One of [`Lab::sites`].
+    fn site(&self, name: &str) -> Result<Site> {
+        self.sites()?.into_iter().find(|site| site.name == name).with_context(|| format!("no node {name}"))
     }
 
     /// Defines a kind of cluster-wide objects and creates some, each with its name and `spec`.
@@ -124,6 +131,12 @@ fn sysctl(space: &Space, lines: &[String]) -> Result<()> {
         .map(|(path, value)| format!("echo {value} > /proc/sys/net/{path}\n"))
         .collect();
     space.exec(["sh", "-ec", &script]).map(drop)
+}
+
+/// The address in `cidr` that many after the first, which names the network.
+fn nth(cidr: IpNet, number: usize) -> Result<IpAddr> {
+    let before = usize::from(cidr.addr().is_ipv4()); // The iterator leaves the network's own out.
+    cidr.hosts().nth(number - before).with_context(|| format!("{cidr} is too small"))
 }
 
 /// `address` with the whole prefix length.

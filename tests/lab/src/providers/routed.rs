@@ -11,7 +11,7 @@ use crate::cni::with_ranges;
 use crate::lab::Lab;
 
 /// The CIDRs of a node, which are not those of `spec.podCIDRs`.
-fn cidrs(site: &Site) -> Result<Vec<IpNet>> {
+pub(super) fn cidrs(site: &Site) -> Result<Vec<IpNet>> {
     let n = site.number;
     let texts = [format!("10.42.{}.0/24", 100 + n), format!("fd00:42:0:10{n:x}::/64")];
     texts.iter().map(|text| text.parse().with_context(|| text.clone())).collect()

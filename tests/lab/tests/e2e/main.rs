@@ -10,10 +10,12 @@
 mod bgp;
 mod chaining;
 mod chart;
+mod cni_antrea;
 mod cni_calico;
 mod cni_cilium;
 mod cni_flannel;
 mod cni_generic;
+mod cni_ovn;
 mod connect;
 mod doctor;
 mod encapsulation;

@@ -223,6 +223,19 @@ pub fn snapshot(lab: &Lab, host: &str) -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
+/// What pods of `from` say to pods of `to` is in Geneve, from node to node, when it leaves by the mesh on `leader`.
+pub fn tunnel_is_inside(lab: &Lab, leader: &str, from: &str, to: &str) -> Result<()> {
+    let (source, destination) = (lab.addresses(from)?.private, lab.addresses(to)?.private);
+    lab.space(leader)?.nft(&format!(
+        "table inet counting {{\nchain sent {{\ntype filter hook postrouting priority 0;\n\
+         oifname kilo0 ip saddr {source} ip daddr {destination} udp dport 6081 counter\n}}\n}}\n"
+    ))?;
+    lab.ping(&format!("{from}-pod1"), lab.pod_ip(&format!("{to}-pod1"))?)?;
+    let counted = lab.exec(leader, &["nft", "list", "table", "inet", "counting"])?;
+    ensure!(counted.contains("counter packets") && !counted.contains("counter packets 0"), "{counted}");
+    lab.space(leader)?.nft("delete table inet counting\n")
+}
+
 /// Fails if two snapshots differ, and says how.
 pub fn same_snapshot(before: &BTreeSet<String>, after: &BTreeSet<String>, what: &str) -> Result<()> {
     let gone: Vec<_> = before.difference(after).collect();

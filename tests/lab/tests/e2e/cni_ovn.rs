@@ -1,0 +1,37 @@
+//! The mesh on top of OVN-Kubernetes, with OVN and Open vSwitch themselves. Pods' packets go from chassis to chassis in
+//! Geneve, whose outer packets the mesh carries; packets between pods and nodes are the mesh's.
+
+use anyhow::Result;
+use lab::{Access, NodeSpec, Spec};
+
+use crate::support::{DEADLINE, in_lab, skipped, start_agents, tunnel_is_inside, wait_leaders};
+
+const OVN: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=ovn-kubernetes", "--encapsulate=always"];
+
+fn two_locations(spec: Spec) -> Spec {
+    let spec = spec.location("paris", Access::Elastic).location("rome", Access::Elastic);
+    [("paris-1", "paris"), ("paris-2", "paris"), ("rome-1", "rome"), ("rome-2", "rome")]
+        .into_iter()
+        .fold(spec, |spec, (node, location)| spec.node(NodeSpec::new(node, location).dual_stack()))
+}
+
+#[test]
+fn on_top_of_ovn_kubernetes() -> Result<()> {
+    for (program, package) in
+        [("ovs-vswitchd", "openvswitch-switch"), ("ovn-northd", "ovn-central"), ("ovn-controller", "ovn-host")]
+    {
+        if let Err(reason) = lab::has_program(program, package) {
+            return skipped(&reason);
+        }
+    }
+    in_lab("ovn", two_locations, |lab| {
+        lab.start_ovn_kubernetes()?;
+        start_agents(lab, &OVN)?;
+        for node in lab.nodes() {
+            lab.add_ovn_pod(&node)?;
+        }
+        lab.ovn_rules(DEADLINE).pods()?;
+        wait_leaders(lab, &["paris-1", "rome-1"])?;
+        tunnel_is_inside(lab, "paris-1", "paris-2", "rome-2")
+    })
+}
