@@ -467,8 +467,8 @@ impl Peer {
         let Some((keys, index)) = handshake.finish(response) else { return false };
         self.add_session(&keys, index, now);
         drop(handshake);
-        self.handshake_completed();
         self.heard(RESPONSE, from);
+        self.handshake_completed();
         self.timers.received(false, now);
         // The peer may use the session only when it has heard something on it.
         if !self.send_staged(mtu, outbox, now) {
