@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -43,10 +44,19 @@ struct Current {
     device: Box<dyn Device>,
     /// The kernel's number for its interface.
     index: u32,
-    /// Whether its interface was there before it.
-    found: bool,
+    inherited: Inherited,
     /// The MTU that the interface was given last, in bytes.
     mtu: u16,
+}
+
+/// What the device has from an earlier run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inherited {
+    Nothing,
+    /// The interface, with the addresses and routes that it had.
+    Interface,
+    /// The peers, too, with their sessions.
+    Peers,
 }
 
 /// The device and the host, and what the device was told.
@@ -150,28 +160,31 @@ impl<H: Host> Applier<H> {
     }
 
     /// Begins with what was applied last, before anything is known of the cluster. Where the interface outlived the
-    /// last agent, so did all that leads to it; a device that still has its peers knows them better than we do.
-    /// What fails is tried again when the cluster has been read.
+    /// last agent, so did all that leads to it; a device that still has its peers knows them better than we do. To be
+    /// called again after a failure, or when the host has changed, until the cluster has been read.
     pub async fn resume(&mut self, last: &LastPlan, interfaces: &Interfaces) -> Vec<Failure> {
-        let mut failures = Vec::from_iter(self.ensure_device(last.mtu, interfaces).await);
-        let Some(found) = self.device.as_ref().map(|current| current.found) else { return failures };
-        if !self.told.peers.is_empty() {
+        let mtus = Mtus { device: last.mtu, tunnel: last.tunnel_mtu };
+        let mut failures = Vec::from_iter(self.ensure_device(mtus.device, interfaces).await);
+        let inherited = self.device.as_ref().map_or(Inherited::Nothing, |current| current.inherited);
+        if inherited == Inherited::Peers {
             return failures;
         }
-        failures.extend(self.tell_device(&last.device_as_seen()).await);
-        // Where a peer was seen is for the device alone: compared are plans.
-        for (key, peer) in self.told.peers.iter_mut().filter(|(key, _)| last.seen.contains_key(key)) {
-            peer.endpoint = last.device.peers.get(key).and_then(|planned| planned.endpoint);
+        let is_first = self.told.peers.is_empty();
+        let plan = if is_first { Arc::new(last.as_seen()) } else { Arc::clone(&last.plan) };
+        if inherited == Inherited::Nothing {
+            failures.extend(self.apply(&plan, mtus).await);
+        } else {
+            failures.extend(self.tell_device(&plan.device).await);
+            if plan.device.up {
+                failures.extend(self.host.set_addresses(&plan.addresses).await);
+                failures.extend(self.host.set_link(true, mtus.device).await);
+            }
         }
-        if last.device.up {
-            failures.extend(self.host.set_addresses(&last.addresses).await);
-            failures.extend(self.host.set_link(true, last.mtu).await);
-        }
-        if !found {
-            failures.extend(self.host.set_rules(&last.rules).await);
-            failures.extend(self.host.set_routes(&last.routes).await);
-        }
-        if let Some(current) = &mut self.device {
+        if is_first && let Some(current) = &mut self.device {
+            // Where a peer was seen is for the device alone: compared are plans.
+            for (key, peer) in self.told.peers.iter_mut().filter(|(key, _)| last.seen.contains_key(key)) {
+                peer.endpoint = last.plan.device.peers.get(key).and_then(|planned| planned.endpoint);
+            }
             current.device.initiate_handshakes();
         }
         failures
@@ -193,6 +206,7 @@ impl<H: Host> Applier<H> {
     ///    anybody without the agent.
     pub async fn clean_up(&mut self, delete_interface: bool) -> Vec<Failure> {
         let mut failures = self.host.remember(None).await;
+        failures.extend(self.take_left_behind().await);
         if let Some(mtu) = self.device.as_ref().map(|current| current.mtu) {
             failures.extend(self.host.set_link(false, mtu).await);
         }
@@ -212,6 +226,23 @@ impl<H: Host> Applier<H> {
         failures
     }
 
+    /// Takes what an earlier run left of its device, where this one came to an end before it had one, so that it is
+    /// cleaned up like its own. An interface of somebody else's is left alone.
+    async fn take_left_behind(&mut self) -> Option<Failure> {
+        let interfaces = if self.device.is_none() { self.host.interfaces().await } else { return None };
+        let mtu = match interfaces {
+            Ok(interfaces) => interfaces.get(&self.interface)?.mtu,
+            Err(failure) => return Some(failure),
+        };
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+        match self.factory.create(mtu).await {
+            Ok(made) => self.take(made, mtu),
+            Err(DeviceError::Taken { .. }) => {}
+            Err(error) => return Some(Failure::new("device", error)),
+        }
+        None
+    }
+
     /// Makes the device at the first call, and again when someone deleted the interface; `interfaces` are the
     /// host's at this moment, and are good for one call.
     pub async fn ensure_device(&mut self, mtu: u16, interfaces: &Interfaces) -> Option<Failure> {
@@ -227,9 +258,8 @@ impl<H: Host> Applier<H> {
             return Some(missing.failure.clone());
         }
         match self.factory.create(mtu).await {
-            Ok(Made { device, index, found, present }) => {
-                self.device = Some(Current { device, index, found, mtu });
-                self.told = present;
+            Ok(made) => {
+                self.take(made, mtu);
                 self.missing = None;
                 self.backoff.succeeded();
                 None
@@ -241,6 +271,16 @@ impl<H: Host> Applier<H> {
                 Some(failure)
             }
         }
+    }
+
+    fn take(&mut self, Made { device, index, found, present }: Made, mtu: u16) {
+        let inherited = match (found, present.peers.is_empty()) {
+            (false, _) => Inherited::Nothing,
+            (true, true) => Inherited::Interface,
+            (true, false) => Inherited::Peers,
+        };
+        self.device = Some(Current { device, index, inherited, mtu });
+        self.told = present;
     }
 
     async fn tell_device(&mut self, plan: &DevicePlan) -> Vec<Failure> {

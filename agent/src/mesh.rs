@@ -26,18 +26,19 @@ use topology::{
     news::{News, Reason, Teller},
     plan::Encapsulation,
     report::{ApiProblem, PATCH, Problem, Report, Watch, unix_seconds},
-    resume::{self, LastPlan},
+    resume::LastPlan,
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     apply::Applier,
+    backoff::Backoff,
     cluster::{Event, LONGEST_ATTEMPT},
     debounce::Debounce,
     events,
     flags::Options,
     health::Pulse,
-    host::{Facts, Failure, Host, Interface, Recalled},
+    host::{Facts, Failure, Host, Recalled},
     http::{NodeAddresses, Question, Statistics},
     metrics::Metrics,
     mtu::{self, Mtus},
@@ -47,6 +48,8 @@ use crate::{
     told::{self, Told},
     writer::{Progress, Writer},
 };
+
+mod resume;
 
 /// The bridge of kube-router and of Kilo's own CNI configuration: its address is the pods' gateway.
 const POD_BRIDGE: &str = "kube-bridge";
@@ -102,6 +105,9 @@ pub struct Mesh<H> {
     start: Instant,
     state: State,
     debounce: Debounce,
+    /// What the last run remembered, until the cluster says what is right now.
+    recalled: Option<Recalled>,
+    resume_backoff: Backoff,
     /// Why the mesh is to be looked at, as it is counted.
     reasons: BTreeSet<&'static str>,
     /// What was found last; empty before the first reconciliation.
@@ -139,6 +145,8 @@ impl<H: Host> Mesh<H> {
             start: Instant::now(),
             state,
             debounce: Debounce::default(),
+            recalled: None,
+            resume_backoff: resume::backoff(),
             reasons: BTreeSet::new(),
             addresses: Addresses::default(),
             findings: Findings::default(),
@@ -156,6 +164,7 @@ impl<H: Host> Mesh<H> {
         let mut check_in = interval(self.options.check_in_period);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         check_in.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.recalled = self.applier.host().recall();
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.resume() => {}
@@ -206,37 +215,6 @@ impl<H: Host> Mesh<H> {
             self.clean_up().await;
         }
         Ok(())
-    }
-
-    /// Begins with the plan of the last run: the first packets must not wait until the API server has answered, which
-    /// may itself wait for the mesh to come back.
-    async fn resume(&mut self) {
-        let Some(Recalled { plan, same_boot }) = self.applier.host().recall() else { return };
-        let failures = match self.applier.host().interfaces().await {
-            Ok(interfaces) => {
-                let own = |(name, interface): (&InterfaceName, &Interface)| (name.clone(), interface.addresses.clone());
-                let addresses = interfaces.iter().map(own).collect();
-                let host = resume::Host { interface: &self.options.interface, addresses, same_boot };
-                match plan.resume(&self.resume_identity(), &host) {
-                    Ok(plan) => {
-                        info!(peers = plan.device.peers.len(), leader = plan.device.up, "the last plan is resumed");
-                        self.applier.resume(&plan, &interfaces).await
-                    }
-                    Err(reason) => {
-                        info!(%reason, "the last plan is not resumed");
-                        return;
-                    }
-                }
-            }
-            Err(failure) => vec![failure],
-        };
-        failures.iter().for_each(|failure| self.metrics.failed(failure.doing));
-        self.told.failures(failures.into_iter().collect());
-    }
-
-    fn resume_identity(&self) -> resume::Identity {
-        let (node, key, subnets) = (self.name.clone(), self.identity.key, self.options.subnets.clone());
-        resume::Identity { node, key, subnets }
     }
 
     /// Marks the mesh as to be looked at from `at` on, because of `reason`.
@@ -319,8 +297,9 @@ impl<H: Host> Mesh<H> {
 
     async fn reconcile(&mut self, channels: &Channels) {
         if !self.state.is_complete() {
-            return;
+            return self.resume().await;
         }
+        self.recalled = None;
         self.metrics.reconciling(&std::mem::take(&mut self.reasons));
         let begin = Instant::now();
         let failures = match self.applier.host().facts().await {
@@ -453,7 +432,7 @@ impl<H: Host> Mesh<H> {
         let prefer_v4 = self.addresses.external_ip.is_none_or(|ip| ip.is_ipv4());
         self.resolver.want(resolver::names(topology), prefer_v4);
         self.metrics.mesh(topology.segments.iter().map(|segment| segment.members.len()).sum(), topology.peers.len());
-        let plan = match Plan::new(topology, &self.local(facts, &discovered, &self.resolver.answers())) {
+        let mut plan = match Plan::new(topology, &self.local(facts, &discovered, &self.resolver.answers())) {
             Ok(plan) => plan,
             Err(error) => {
                 self.told.warnings(topology.warnings.iter());
@@ -461,10 +440,12 @@ impl<H: Host> Mesh<H> {
                 return failures;
             }
         };
-        self.told.warnings(topology.warnings.iter().chain(&plan.warnings));
+        let warnings = std::mem::take(&mut plan.warnings);
+        self.told.warnings(topology.warnings.iter().chain(&warnings));
+        let plan = Arc::new(plan);
         let tunnel = plan.tunnel.as_ref().map_or(0, |tunnel| mtu::of_tunnel(tunnel, facts, &self.findings.cni_ips));
         failures.extend(self.applier.apply(&plan, Mtus { device: mtu, tunnel }).await);
-        let last = LastPlan::new(self.resume_identity(), mtu, &plan, &known);
+        let last = LastPlan::new(self.resume_identity(), mtu, tunnel, Arc::clone(&plan), &known);
         failures.extend(self.applier.host().remember(Some(&last)).await);
         self.metrics.leads(plan.leader);
         report.send_modify(|report| {
@@ -473,7 +454,7 @@ impl<H: Host> Mesh<H> {
             report.applied = Some(wall_clock());
         });
         self.told.part(plan.leader, topology.segment_of(&self.name));
-        let wireguard_ips: Vec<IpNet> = plan.addresses.into_iter().collect();
+        let wireguard_ips: Vec<IpNet> = plan.addresses.iter().copied().collect();
         self.findings =
             Findings { wireguard_ips, discovered_endpoints: discovered, ..std::mem::take(&mut self.findings) };
         failures

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use topology::{
-    NodeName, Segment, SegmentName, Warning,
+    NodeName, Plan, Segment, SegmentName, Warning,
     report::{ApiProblem, PATCH},
 };
 use tracing::{error, info, warn};
@@ -33,6 +33,7 @@ pub struct Told {
     unwritable: Option<ApiProblem>,
     idle: Option<String>,
     part: Option<(SegmentName, bool)>,
+    resumed: bool,
 }
 
 impl Told {
@@ -108,6 +109,13 @@ impl Told {
     /// Why this node has no part in the mesh, if it has none.
     pub fn why_idle(&self) -> Option<&str> {
         self.idle.as_deref()
+    }
+
+    /// This node begins with the plan of its last run.
+    pub fn resumed(&mut self, plan: &Plan) {
+        if !std::mem::replace(&mut self.resumed, true) {
+            info!(peers = plan.device.peers.len(), leader = plan.leader, "the last plan is resumed");
+        }
     }
 
     /// This node plays this part; said again after it played none.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     InterfaceName,
@@ -22,7 +23,7 @@ use crate::{
 pub const TABLE: &str = "kilo";
 
 /// Desired state of the table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Firewall {
     /// Packets from these are masqueraded unless `known` says otherwise: local pods and peers.
     pub masquerade_from: BTreeSet<IpNet>,
@@ -38,7 +39,7 @@ pub struct Firewall {
 }
 
 /// The tunnel's protection: encapsulated packets from anybody else are dropped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {
     /// What is guarded.
     pub kind: TunnelKind,

@@ -51,7 +51,7 @@ pub use key::{KeyError, PublicKey, SecretKey};
 pub use membership::Membership;
 pub use model::{Granularity, Node, Peer, Seconds};
 pub use name::{InterfaceName, Location, NodeName, PeerName, SegmentName};
-pub use network::{MAIN_TABLE, Route, Rule, SetDiff};
+pub use network::{MAIN_TABLE, Route, RouteError, Rule, SetDiff};
 pub use plan::{Local, NotInMesh, Plan};
 pub use readiness::LeftOut;
 pub use topology::{Input, Member, Segment, Topology, TopologyError};

@@ -2,7 +2,7 @@
 //!
 //! Text forms are those of ip-route(8) and ip-rule(8), so that a test's expectation reads like a terminal.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
@@ -67,6 +67,68 @@ impl fmt::Display for Route {
             f.write_str(" onlink")?;
         }
         Ok(())
+    }
+}
+
+/// Why a text is not a [`Route`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// Something is not there without which it is no route.
+    #[error("{0}: missing")]
+    Missing(&'static str),
+    /// Something is not what it should be.
+    #[error("{word} {value}: expected {expected}")]
+    Invalid {
+        /// The word before it.
+        word: &'static str,
+        /// What is there.
+        value: String,
+        /// What should be.
+        expected: &'static str,
+    },
+    /// A word that does not belong there.
+    #[error("{0}: unexpected")]
+    Unexpected(String),
+}
+
+/// The value that stands after `word`.
+fn value<T: FromStr>(word: &'static str, value: Option<&str>, expected: &'static str) -> Result<T, RouteError> {
+    let value = value.ok_or(RouteError::Missing(word))?;
+    value.parse().map_err(|_| RouteError::Invalid { word, value: value.to_owned(), expected })
+}
+
+/// What [`Display`](fmt::Display) writes, in any order after the destination. Left out may be what says nothing:
+/// `table` for the main one, `proto static`, and `onlink`, as every gateway is.
+impl FromStr for Route {
+    type Err = RouteError;
+
+    fn from_str(text: &str) -> Result<Self, RouteError> {
+        let mut words = text.split_whitespace().peekable();
+        let is_throw = words.next_if_eq(&"throw").is_some();
+        let dst: IpNet = value("destination", words.next(), "a prefix")?;
+        let mut route = Self::throw(dst, MAIN_TABLE);
+        while let Some(word) = words.next() {
+            match word {
+                "via" if !is_throw => route.via = Some(value("via", words.next(), "an address")?),
+                "dev" if !is_throw => route.dev = words.next().ok_or(RouteError::Missing("dev"))?.into(),
+                "src" if !is_throw => route.src = Some(value("src", words.next(), "an address")?),
+                "table" => route.table = value("table", words.next(), "a number")?,
+                "proto" if words.next_if_eq(&"static").is_some() => {}
+                "onlink" if route.onlink() => {}
+                _ => return Err(RouteError::Unexpected(word.to_owned())),
+            }
+        }
+        let invalid = |word, value: String, expected| Err(RouteError::Invalid { word, value, expected });
+        if dst != dst.trunc() {
+            return invalid("destination", dst.to_string(), "no bits behind the prefix");
+        }
+        if let Some(via) = route.via.filter(|via| via.is_ipv4() != dst.addr().is_ipv4()) {
+            return invalid("via", via.to_string(), "the destination's family");
+        }
+        if !is_throw && route.is_throw() {
+            return Err(RouteError::Missing("dev"));
+        }
+        Ok(route)
     }
 }
 
@@ -135,10 +197,56 @@ impl<T: Ord + Clone> SetDiff<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{option, prelude::*};
+
     use super::*;
 
     fn route(dst: &str) -> Route {
         Route { dst: dst.parse().unwrap(), via: None, dev: "kilo0".into(), src: None, table: MAIN_TABLE }
+    }
+
+    proptest! {
+        #[test]
+        fn a_route_is_read_as_it_is_written(
+            (v4, address, gateway) in (any::<bool>(), any::<u128>(), option::of(any::<u128>())),
+            (len, is_throw, table) in (0..=32u8, any::<bool>(), prop_oneof![Just(MAIN_TABLE), any::<u32>()]),
+            (dev, src) in ("[a-z][a-z0-9.-]{0,14}", option::of(any::<IpAddr>())),
+        ) {
+            let ip = |number: u128| if v4 { IpAddr::from((number as u32).to_be_bytes()) } else { IpAddr::from(number.to_be_bytes()) };
+            let dst = IpNet::new(ip(address), len).unwrap().trunc();
+            let route = match is_throw {
+                true => Route::throw(dst, table),
+                false => Route { dst, via: gateway.map(ip), dev: dev.into(), src, table },
+            };
+            prop_assert_eq!(route.to_string().parse(), Ok(route));
+        }
+    }
+
+    #[test]
+    fn what_goes_without_saying_may_be_left_out_of_a_route() {
+        let text = "10.2.0.0/24 via 10.4.0.1 dev kilo0";
+        assert_eq!(text.parse::<Route>().unwrap().to_string(), format!("{text} proto static onlink"));
+        assert_eq!("fd02::/64 dev kilo0 table 254".parse(), Ok(route("fd02::/64")));
+    }
+
+    #[test]
+    fn what_is_no_route_says_why() {
+        for (text, why) in [
+            ("", "destination: missing"),
+            ("throw", "destination: missing"),
+            ("default dev kilo0", "destination default: expected a prefix"),
+            ("10.2.0.1/24 dev kilo0", "destination 10.2.0.1/24: expected no bits behind the prefix"),
+            ("10.2.0.0/24", "dev: missing"),
+            ("10.2.0.0/24 via 10.4.0.1 dev", "dev: missing"),
+            ("10.2.0.0/24 via fd00::1 dev kilo0", "via fd00::1: expected the destination's family"),
+            ("10.2.0.0/24 dev kilo0 src kilo0", "src kilo0: expected an address"),
+            ("10.2.0.0/24 dev kilo0 table main", "table main: expected a number"),
+            ("10.2.0.0/24 dev kilo0 proto kernel", "proto: unexpected"),
+            ("10.2.0.0/24 dev kilo0 onlink", "onlink: unexpected"),
+            ("throw 10.2.0.0/24 dev kilo0", "dev: unexpected"),
+        ] {
+            assert_eq!(text.parse::<Route>().map_err(|error| error.to_string()), Err(why.to_owned()), "{text}");
+        }
     }
 
     #[test]

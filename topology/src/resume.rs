@@ -3,17 +3,13 @@
 //! The last plan was right once. Until the API server says what is right now, it is better than nothing: WireGuard
 //! accepts nobody but the holders of known keys, and what is wrong by now is put right by the first reconciliation.
 //! Not used is a plan of another node, key or WireGuard network, in which nothing would fit the others'; and after a
-//! reboot, routes that the host as it is now has no place for.
+//! reboot, the tunnel and the routes that the host as it is now has no place for.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::SocketAddr,
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::{DevicePlan, InterfaceName, NodeName, PeerStatistics, Plan, PublicKey, Route, Rule};
+use crate::{InterfaceName, NodeName, PeerStatistics, Plan, PublicKey, Route, Tunnel};
 
 /// Who a node is to the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +29,12 @@ pub struct LastPlan {
     pub identity: Identity,
     /// The MTU of the WireGuard interface, in bytes.
     pub mtu: u16,
-    /// The WireGuard device.
-    pub device: DevicePlan,
+    /// The MTU of the tunnel inside the location, in bytes, if there is one.
+    pub tunnel_mtu: u32,
+    /// The plan. Shared, because it is kept at each reconciliation and hardly ever another one.
+    pub plan: Arc<Plan>,
     /// Where peers were seen that are, or may be, elsewhere than the plan says.
     pub seen: BTreeMap<PublicKey, SocketAddr>,
-    /// Addresses of the WireGuard interface.
-    pub addresses: BTreeSet<IpNet>,
-    /// Routes.
-    pub routes: BTreeSet<Route>,
-    /// Policy rules.
-    pub rules: BTreeSet<Rule>,
 }
 
 /// Why the last plan is of no use.
@@ -78,21 +70,14 @@ pub struct Host<'a> {
 }
 
 impl LastPlan {
-    /// What is to be kept of `plan`, which was applied with this MTU to a device that knows this of its peers.
-    pub fn new(identity: Identity, mtu: u16, plan: &Plan, known: &[PeerStatistics]) -> Self {
+    /// What is to be kept of `plan`, which was applied with these MTUs to a device that knows this of its peers.
+    pub fn new(identity: Identity, mtu: u16, tunnel_mtu: u32, plan: Arc<Plan>, known: &[PeerStatistics]) -> Self {
         let elsewhere = |peer: &PeerStatistics| {
             let planned = plan.device.peers.get(&peer.key)?;
             peer.endpoint.filter(|_| peer.endpoint != planned.endpoint).map(|endpoint| (peer.key, endpoint))
         };
-        Self {
-            identity,
-            mtu,
-            device: plan.device.clone(),
-            seen: known.iter().filter_map(elsewhere).collect(),
-            addresses: plan.addresses.clone(),
-            routes: plan.routes.clone(),
-            rules: plan.rules.clone(),
-        }
+        let seen = known.iter().filter_map(elsewhere).collect();
+        Self { identity, mtu, tunnel_mtu, plan, seen }
     }
 
     /// The part of this that is good for the node that is `identity` now.
@@ -108,33 +93,44 @@ impl LastPlan {
         }
         // Since then the host has lost nothing that we did not see; what it has is ours, and stays.
         if !host.same_boot {
-            self.routes.retain(|route| host.has_place_for(route));
+            let plan = Arc::make_mut(&mut self.plan);
+            plan.tunnel.take_if(|tunnel| !host.has_place_for_tunnel(tunnel));
+            let tunnel = plan.tunnel.as_ref().map(|tunnel| &tunnel.interface);
+            plan.routes.retain(|route| host.has_place_for(route, tunnel));
         }
         Ok(self)
     }
 
-    /// The device with its peers where they were last.
-    pub fn device_as_seen(&self) -> DevicePlan {
-        let mut device = self.device.clone();
+    /// The plan with the peers where they were last.
+    pub fn as_seen(&self) -> Plan {
+        let mut plan = Plan::clone(&self.plan);
         for (key, endpoint) in &self.seen {
-            device.peers.entry(*key).and_modify(|peer| peer.endpoint = Some(*endpoint));
+            plan.device.peers.entry(*key).and_modify(|peer| peer.endpoint = Some(*endpoint));
         }
-        device
+        plan
     }
 }
 
 impl Host<'_> {
-    /// Whether `route` is possible, and takes nothing away that the host reaches by itself: it may be on another
-    /// network now, or its own pods may have the addresses that another node's had.
-    fn has_place_for(&self, route: &Route) -> bool {
+    /// Whether the tunnel can begin where it began. One that is borrowed comes with its owner.
+    fn has_place_for_tunnel(&self, tunnel: &Tunnel) -> bool {
+        let others = self.addresses.iter().filter(|(name, _)| **name != tunnel.interface);
+        let has_address = others.flat_map(|(_, addresses)| addresses).any(|address| address.addr() == tunnel.local);
+        has_address && (!tunnel.borrowed || self.addresses.contains_key(&tunnel.interface))
+    }
+
+    /// Whether `route` is possible beside the tunnel of this name, and takes nothing away that the host reaches by
+    /// itself: it may be on another network now, or its own pods may have the addresses that another node's had.
+    fn has_place_for(&self, route: &Route, tunnel: Option<&InterfaceName>) -> bool {
         if route.is_throw() {
             return true;
         }
-        let others = || self.addresses.iter().filter(|(name, _)| *name != self.interface);
+        let is_ours = |name: &InterfaceName| name == self.interface || Some(name) == tunnel;
+        let others = || self.addresses.iter().filter(|(name, _)| !is_ours(name));
         let own = || others().flat_map(|(_, addresses)| addresses);
         let is_reached = own().any(|address| address.contains(&route.dst));
         let has_source = route.src.is_none_or(|source| own().any(|address| address.addr() == source));
-        let leads_out = route.dev == *self.interface
+        let leads_out = is_ours(&route.dev)
             || route.via.is_some_and(|gateway| {
                 let addresses = self.addresses.get(&route.dev).into_iter().flatten();
                 addresses.into_iter().any(|address| address.contains(&gateway))
@@ -145,8 +141,10 @@ impl Host<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::{DevicePeer, MAIN_TABLE, Seconds};
+    use crate::{DevicePeer, DevicePlan, Seconds, TunnelKind, tunnel::Mac};
 
     fn identity() -> Identity {
         Identity {
@@ -156,23 +154,23 @@ mod tests {
         }
     }
 
-    /// A route as ip-route(8) writes it: `DST [via GATEWAY] dev LINK [src SOURCE]`.
-    fn route(text: &str) -> Route {
-        let words: Vec<&str> = text.split(' ').collect();
-        let after = |key| words.iter().position(|word| *word == key).map(|at| words[at + 1]);
-        Route {
-            dst: words[0].parse().unwrap(),
-            via: after("via").map(|ip| ip.parse().unwrap()),
-            dev: after("dev").unwrap().into(),
-            src: after("src").map(|ip| ip.parse().unwrap()),
-            table: MAIN_TABLE,
-        }
-    }
-
     const THROUGH_THE_TUNNEL: &str = "10.42.2.0/24 via 10.4.0.2 dev kilo0 src 10.1.0.1";
     const TO_A_NEIGHBOUR: &str = "10.42.3.0/24 via 10.1.0.3 dev eth0 src 10.1.0.1";
     const ENCAPSULATED: &str = "10.42.4.0/24 via 10.1.0.4 dev kilo-vxlan src 10.1.0.1";
     const NODE: &str = "10.2.0.1/32 via 10.4.0.2 dev kilo0";
+
+    fn tunnel() -> Tunnel {
+        Tunnel {
+            kind: TunnelKind::Vxlan,
+            interface: "kilo-vxlan".into(),
+            borrowed: false,
+            local: "10.1.0.1".parse().unwrap(),
+            mac: Mac([2; 6]),
+            addresses: BTreeSet::new(),
+            neighbours: BTreeSet::new(),
+            forwarding: BTreeSet::new(),
+        }
+    }
 
     fn last() -> LastPlan {
         let peer = DevicePeer {
@@ -183,7 +181,7 @@ mod tests {
             allowed_ips: BTreeSet::new(),
         };
         let mut routes: BTreeSet<Route> =
-            [THROUGH_THE_TUNNEL, TO_A_NEIGHBOUR, ENCAPSULATED, NODE].map(route).into_iter().collect();
+            [THROUGH_THE_TUNNEL, TO_A_NEIGHBOUR, ENCAPSULATED, NODE].map(|route| route.parse().unwrap()).into();
         routes.insert(Route::throw("10.42.1.0/24".parse().unwrap(), 1109));
         let plan = Plan {
             device: DevicePlan {
@@ -192,6 +190,7 @@ mod tests {
                 peers: [2, 3].map(|n| (PublicKey::new([n; 32]).unwrap(), peer.clone())).into(),
             },
             routes,
+            tunnel: Some(tunnel()),
             ..Plan::default()
         };
         let known = |n, endpoint: &str| PeerStatistics {
@@ -202,15 +201,19 @@ mod tests {
             tx_bytes: 0,
         };
         let known = [known(2, "192.0.2.2:51820"), known(3, "192.0.2.9:7"), known(4, "192.0.2.4:4")];
-        LastPlan::new(identity(), 1420, &plan, &known)
+        LastPlan::new(identity(), 1420, 1450, Arc::new(plan), &known)
     }
 
-    /// The destinations that are left on a host with these addresses.
-    fn left(same_boot: bool, addresses: &[(&str, &str)]) -> Vec<String> {
+    /// What is left of a plan on a host with these addresses.
+    fn resumed(last: LastPlan, same_boot: bool, addresses: &[(&str, &str)]) -> Arc<Plan> {
         let addresses = addresses.iter().map(|(name, address)| ((*name).into(), vec![address.parse().unwrap()]));
         let host = Host { interface: &"kilo0".into(), addresses: addresses.collect(), same_boot };
-        let resumed = last().resume(&identity(), &host).unwrap();
-        resumed.routes.iter().map(|route| route.dst.to_string()).collect()
+        last.resume(&identity(), &host).unwrap().plan
+    }
+
+    /// The destinations that are left.
+    fn left(same_boot: bool, addresses: &[(&str, &str)]) -> Vec<String> {
+        resumed(last(), same_boot, addresses).routes.iter().map(|route| route.dst.to_string()).collect()
     }
 
     #[test]
@@ -233,21 +236,39 @@ mod tests {
         let all = ["10.2.0.1/32", "10.42.1.0/24", "10.42.2.0/24", "10.42.3.0/24", "10.42.4.0/24"];
         assert_eq!(left(true, &[]), all, "nothing has gone meanwhile");
         let eth0 = ("eth0", "10.1.0.1/24");
-        assert_eq!(left(false, &[eth0]), ["10.2.0.1/32", "10.42.1.0/24", "10.42.2.0/24", "10.42.3.0/24"]);
-        assert_eq!(left(false, &[eth0, ("kilo-vxlan", "10.1.0.1/32")]).len(), 4, "its tables are not there yet");
+        assert_eq!(left(false, &[eth0]), all);
         assert_eq!(left(false, &[("eth0", "10.1.0.7/24")]), ["10.2.0.1/32", "10.42.1.0/24"], "another address");
-        assert_eq!(left(false, &[("eth1", "10.1.0.1/24")]).len(), 3, "another link");
+        assert_eq!(
+            left(false, &[("eth1", "10.1.0.1/24")]),
+            ["10.2.0.1/32", "10.42.1.0/24", "10.42.2.0/24", "10.42.4.0/24"],
+            "another link"
+        );
         let own_pods = ("kube-bridge", "10.42.2.1/24");
-        assert_eq!(left(false, &[eth0, own_pods]), ["10.2.0.1/32", "10.42.1.0/24", "10.42.3.0/24"]);
+        assert_eq!(left(false, &[eth0, own_pods]), ["10.2.0.1/32", "10.42.1.0/24", "10.42.3.0/24", "10.42.4.0/24"]);
         assert_eq!(left(false, &[("eth0", "10.2.0.9/24")]), ["10.42.1.0/24"], "what was far away is on this link");
-        // The interface's own addresses are no reason against what it leads to.
-        assert_eq!(left(false, &[eth0, ("kilo0", "10.42.2.1/16")]).len(), 4);
+        // The own interfaces' addresses are no reason against what they lead to.
+        assert_eq!(left(false, &[eth0, ("kilo0", "10.42.2.1/16"), ("kilo-vxlan", "10.42.4.0/24")]), all);
+    }
+
+    #[test]
+    fn after_a_reboot_the_tunnel_comes_back_where_its_outer_address_is() {
+        let has_tunnel = |last: &LastPlan, addresses: &[_]| resumed(last.clone(), false, addresses).tunnel.is_some();
+        let eth0 = ("eth0", "10.1.0.1/24");
+        assert!(has_tunnel(&last(), &[eth0]));
+        assert!(!has_tunnel(&last(), &[("eth0", "10.1.0.7/24")]));
+        assert!(!has_tunnel(&last(), &[("kilo-vxlan", "10.1.0.1/32")]), "its own address is no place to begin");
+        assert!(resumed(last(), true, &[]).tunnel.is_some(), "nothing has gone meanwhile");
+        let mut borrowed = last();
+        let borrowed_tunnel = Tunnel { borrowed: true, ..tunnel() };
+        Arc::make_mut(&mut borrowed.plan).tunnel = Some(borrowed_tunnel);
+        assert!(!has_tunnel(&borrowed, &[eth0]), "its owner has not made it yet");
+        assert!(has_tunnel(&borrowed, &[eth0, ("kilo-vxlan", "10.42.1.1/32")]));
     }
 
     #[test]
     fn peers_are_looked_for_where_they_were_seen() {
         let last = last();
-        let endpoints: Vec<_> = last.device_as_seen().peers.values().map(|peer| peer.endpoint).collect();
+        let endpoints: Vec<_> = last.as_seen().device.peers.values().map(|peer| peer.endpoint).collect();
         assert_eq!(endpoints, ["192.0.2.2:51820", "192.0.2.9:7"].map(|endpoint| endpoint.parse().ok()));
         assert_eq!(last.seen.len(), 1);
     }

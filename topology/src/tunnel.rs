@@ -15,6 +15,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{InterfaceName, PublicKey};
 
@@ -24,7 +25,8 @@ pub const VXLAN_ID: u32 = 1107;
 pub const VXLAN_PORT: u16 = 1107;
 
 /// How packets travel between nodes that encapsulate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TunnelKind {
     /// IPv4 in IPv4.
     Ipip,
@@ -83,7 +85,7 @@ impl FromStr for TunnelKind {
 }
 
 /// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
@@ -110,7 +112,7 @@ impl fmt::Display for Mac {
 }
 
 /// A permanent entry of the neighbour table: who has a gateway's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Neighbour {
     /// The gateway.
     pub ip: IpAddr,
@@ -125,7 +127,7 @@ impl fmt::Display for Neighbour {
 }
 
 /// A permanent entry of the VXLAN device's forwarding table: where frames to an address are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Forwarding {
     /// The hardware address.
     pub mac: Mac,
@@ -141,7 +143,7 @@ impl fmt::Display for Forwarding {
 
 /// Desired state of the tunnel interface of one node. Its MTU is that of the interface that carries `local`,
 /// less [`TunnelKind::overhead`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     /// What it is.
     pub kind: TunnelKind,

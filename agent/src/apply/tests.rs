@@ -1,6 +1,6 @@
 //! The order of steps, and what failures leave to be done.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use topology::{
     DevicePeer, MAIN_TABLE, PublicKey, Route, Rule, Seconds, Tunnel, TunnelKind, resume::Identity, tunnel::Mac,
@@ -301,7 +301,7 @@ async fn cleaning_up_has_an_order() {
 
 fn last(plan: &Plan, known: &[PeerStatistics]) -> LastPlan {
     let identity = Identity { node: "a".into(), key: key(9), subnets: vec![] };
-    LastPlan::new(identity, 1380, plan, known)
+    LastPlan::new(identity, 1380, 1430, Arc::new(plan.clone()), known)
 }
 
 impl Lab {
@@ -327,7 +327,7 @@ async fn the_last_plan_is_resumed_and_then_changed_by_what_differs() {
     let calls = lab.resume(&last(&plan, &[seen])).await;
     assert_eq!(
         calls,
-        ["create", "device -0 +a +b", "addresses", "link up", "routes", "initiate handshakes"],
+        ["create", "firewall", "device -0 +a +b", "addresses", "link up", "routes", "initiate handshakes"],
         "as after a reboot"
     );
     let endpoint = |lab: &Lab| lab.fake.world().device.as_ref().unwrap().peers[&key(1)].endpoint;
@@ -335,7 +335,7 @@ async fn the_last_plan_is_resumed_and_then_changed_by_what_differs() {
     plan.device.peers.remove(&key(2));
     let (failures, calls) = lab.apply(&plan).await;
     assert_eq!(failures, []);
-    assert_eq!(calls, ["firewall", "device -1 +", "mtu 1420"], "neither a new device nor another endpoint");
+    assert_eq!(calls, ["device -1 +", "mtu 1420"], "neither a new device nor another endpoint");
     assert_eq!(endpoint(&lab), "192.0.2.9:9".parse().ok());
 }
 
@@ -353,4 +353,67 @@ async fn what_outlived_the_last_agent_is_not_touched_when_its_plan_is_resumed() 
     let mut lab = Lab::new();
     lab.fake.world().left_behind = Some(plan.device.clone());
     assert_eq!(lab.resume(&last(&plan, &[])).await, ["take"], "in the kernel, which has newer endpoints and sessions");
+}
+
+#[tokio::test]
+async fn after_a_reboot_the_tunnel_and_its_guard_come_back_too() {
+    let mut lab = Lab::new();
+    let plan = Plan { tunnel: Some(tunnel()), ..member() };
+    assert_eq!(lab.resume(&last(&plan, &[])).await[..3], ["create", "firewall", "tunnel"]);
+    assert_eq!(lab.fake.world().tunnel, Some((tunnel(), 1430)));
+}
+
+/// In each case what is resumed again is only what failed, and nobody is called twice.
+#[tokio::test]
+async fn what_could_not_be_resumed_is_tried_again() {
+    for outlived in [false, true] {
+        let mut lab = Lab::new();
+        lab.fake.world().left_behind = outlived.then(DevicePlan::default);
+        lab.fake.world().port_taken = true;
+        lab.fake.world().refused.insert(key(1));
+        let seen = PeerStatistics {
+            key: key(2),
+            endpoint: "192.0.2.9:9".parse().ok(),
+            last_handshake: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        };
+        let last = last(&leader(), &[seen]);
+        let failures = lab.applier.resume(&last, &BTreeMap::new()).await;
+        assert_eq!(failures.iter().map(|failure| failure.doing).collect::<Vec<_>>(), ["port", "device"]);
+        lab.fake.take_calls();
+        lab.fake.world().port_taken = false;
+        lab.fake.world().refused.clear();
+        assert_eq!(lab.resume(&last).await, ["device -0 +a"]);
+        assert_eq!(lab.resume(&last).await, [] as [&str; 0]);
+        let world = lab.fake.world();
+        let device = world.device.as_ref().unwrap();
+        assert_eq!((device.listen_port, device.peers[&key(2)].endpoint), (51820, "192.0.2.9:9".parse().ok()));
+    }
+}
+
+/// A run that ends before it had a device removes that of an earlier one, as it would its own.
+#[tokio::test]
+async fn what_an_earlier_run_left_is_cleaned_up_by_one_that_had_no_device() {
+    for (in_kernel, delete_interface, calls) in [
+        (false, false, ["take", "link down", "delete"].as_slice()),
+        (true, true, &["take", "link down", "delete"]),
+        (true, false, &["take", "link down"]),
+    ] {
+        let mut lab = Lab::new();
+        {
+            let mut world = lab.fake.world();
+            (world.in_kernel, world.up, world.mtu) = (in_kernel, true, 1380);
+            world.left_behind = Some(DevicePlan::default());
+            let interface = crate::host::Interface { index: 7, addresses: vec![], mtu: 1380 };
+            world.facts.interfaces.insert("kilo0".into(), interface);
+        }
+        assert_eq!(lab.applier.clean_up(delete_interface).await, []);
+        assert_eq!(lab.fake.take_calls(), calls);
+    }
+    let mut lab = Lab::new();
+    lab.fake.world().facts.interfaces.insert("kilo0".into(), crate::host::Interface::default());
+    assert_eq!(lab.applier.clean_up(true).await, [], "somebody else's");
+    assert!(lab.fake.world().facts.interfaces.contains_key(&InterfaceName::from("kilo0")));
+    assert_eq!(lab.fake.take_calls(), [] as [&str; 0]);
 }

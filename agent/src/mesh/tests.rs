@@ -378,6 +378,15 @@ async fn a_run_goes_on_where_the_last_one_ended() {
     let calls = lab.fake.take_calls();
     assert!(!calls.iter().any(|call| call == "create" || call.starts_with("device")), "{calls:?}");
 
+    // What the host does not grant at first is tried again although the cluster is away.
+    let fake = rebooted(&last);
+    fake.world().no_device = true;
+    let lab = Lab::start_on(fake, AWAY, "1h").await;
+    lab.eventually("a failure", |lab| lab.fake.world().calls.contains(&"create fails".to_owned())).await;
+    lab.fake.world().no_device = false;
+    lab.eventually("the peers of the last run", |lab| lab.labels() == labels).await;
+    assert!(lab.topology.borrow().is_none(), "nothing is known of the cluster");
+
     let mut others = last.clone();
     others.identity.node = "another".into();
     let lab = Lab::start_on(rebooted(&others), AWAY, "1h").await;

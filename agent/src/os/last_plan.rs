@@ -9,12 +9,13 @@ use std::{
     io::{self, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use topology::{
-    DevicePeer, DevicePlan, PublicKey, Seconds, SecretKey,
+    DevicePeer, DevicePlan, Firewall, Plan, PublicKey, Seconds, SecretKey, Tunnel,
     resume::{Identity, LastPlan},
 };
 use zeroize::Zeroizing;
@@ -27,7 +28,7 @@ use super::{
 use crate::host::Recalled;
 
 /// Another number is another format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// No plan is longer, in bytes: it would have more than 100,000 peers.
 const LONGEST: u64 = 64 << 20;
@@ -42,12 +43,18 @@ struct Stored {
     key: PublicKey,
     subnets: Vec<IpNet>,
     mtu: u16,
+    tunnel_mtu: u32,
+    leader: bool,
     up: bool,
     listen_port: u16,
     peers: Vec<StoredPeer>,
     addresses: BTreeSet<IpNet>,
     routes: Vec<StoredRoute>,
     rules: Vec<StoredRule>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tunnel: Option<Tunnel>,
+    firewall: Firewall,
+    forwarded: BTreeSet<IpNet>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -143,7 +150,9 @@ fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 }
 
 fn format(plan: &LastPlan, boot: &str) -> io::Result<Zeroizing<Vec<u8>>> {
-    let LastPlan { identity, mtu, device, seen, addresses, routes, rules } = plan.clone();
+    let LastPlan { identity, mtu, tunnel_mtu, plan, seen } = plan.clone();
+    let Plan { leader, device, addresses, routes, rules, tunnel, firewall, forwarded, warnings: _ } =
+        Arc::unwrap_or_clone(plan);
     let peer = |(key, peer): (PublicKey, DevicePeer)| StoredPeer {
         key,
         seen: seen.get(&key).copied(),
@@ -160,12 +169,17 @@ fn format(plan: &LastPlan, boot: &str) -> io::Result<Zeroizing<Vec<u8>>> {
         key: identity.key,
         subnets: identity.subnets,
         mtu,
+        tunnel_mtu,
+        leader,
         up: device.up,
         listen_port: device.listen_port,
         peers: device.peers.into_iter().map(peer).collect(),
         addresses,
         routes: routes.into_iter().map(StoredRoute::from).collect(),
         rules: rules.into_iter().map(StoredRule::from).collect(),
+        tunnel,
+        firewall,
+        forwarded,
     };
     Ok(Zeroizing::new(serde_json::to_vec(&stored)?))
 }
@@ -187,18 +201,27 @@ fn parse(text: &[u8], boot: &str) -> io::Result<Recalled> {
         let persistent_keepalive = Seconds(persistent_keepalive);
         (key, DevicePeer { label, preshared_key, endpoint, persistent_keepalive, allowed_ips })
     };
-    let plan = LastPlan {
-        identity: Identity { node: stored.node.into(), key: stored.key, subnets: stored.subnets },
-        mtu: stored.mtu,
+    let plan = Plan {
+        leader: stored.leader,
         device: DevicePlan {
             up: stored.up,
             listen_port: stored.listen_port,
             peers: stored.peers.into_iter().map(peer).collect(),
         },
-        seen,
         addresses: stored.addresses,
         routes: stored.routes.into_iter().map(Into::into).collect(),
         rules: stored.rules.into_iter().map(Into::into).collect(),
+        tunnel: stored.tunnel,
+        firewall: stored.firewall,
+        forwarded: stored.forwarded,
+        warnings: Vec::new(),
+    };
+    let plan = LastPlan {
+        identity: Identity { node: stored.node.into(), key: stored.key, subnets: stored.subnets },
+        mtu: stored.mtu,
+        tunnel_mtu: stored.tunnel_mtu,
+        plan: Arc::new(plan),
+        seen,
     };
     Ok(Recalled { plan, same_boot: stored.boot == boot })
 }
@@ -207,7 +230,11 @@ fn parse(text: &[u8], boot: &str) -> io::Result<Recalled> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use topology::{Route, Rule};
+    use topology::{
+        Route, Rule, TunnelKind,
+        firewall::Guard,
+        tunnel::{Forwarding, Mac, Neighbour},
+    };
 
     use super::*;
 
@@ -221,11 +248,20 @@ mod tests {
             allowed_ips: [format!("10.42.{n}.0/24").parse().unwrap()].into(),
         };
         let identity = Identity { node: "a".into(), key: key(1), subnets: vec!["10.4.0.0/16".parse().unwrap()] };
-        LastPlan {
-            identity,
-            mtu: 1420,
+        let (ip, mac) = ("10.1.0.3".parse().unwrap(), Mac([2; 6]));
+        let tunnel = Tunnel {
+            kind: TunnelKind::Vxlan,
+            interface: "kilo-vxlan".into(),
+            borrowed: false,
+            local: "10.1.0.2".parse().unwrap(),
+            mac,
+            addresses: ["10.1.0.2/32".parse().unwrap()].into(),
+            neighbours: [Neighbour { ip, mac }].into(),
+            forwarding: [Forwarding { mac, dst: ip }].into(),
+        };
+        let plan = Plan {
+            leader: true,
             device: DevicePlan { up: true, listen_port: 51820, peers: [2, 3].map(|n| (key(n), peer(n))).into() },
-            seen: [(key(3), "192.0.2.3:9".parse().unwrap())].into(),
             addresses: ["10.4.0.1/16".parse().unwrap()].into(),
             routes: [Route::throw("10.42.1.0/24".parse().unwrap(), 1109)].into(),
             rules: [Rule {
@@ -236,7 +272,17 @@ mod tests {
                 table: 1107,
             }]
             .into(),
-        }
+            tunnel: Some(tunnel),
+            firewall: Firewall {
+                guard: Some(Guard { kind: TunnelKind::Vxlan, from: ["10.1.0.3/32".parse().unwrap()].into() }),
+                clamp: ["kilo0".into()].into(),
+                ..Firewall::default()
+            },
+            forwarded: ["10.42.1.0/24".parse().unwrap()].into(),
+            warnings: Vec::new(),
+        };
+        let seen = [(key(3), "192.0.2.3:9".parse().unwrap())].into();
+        LastPlan { identity, mtu: 1420, tunnel_mtu: 1450, plan: Arc::new(plan), seen }
     }
 
     #[tokio::test]
@@ -266,11 +312,12 @@ mod tests {
         let text = String::from_utf8(format(&plan(), "boot").unwrap().to_vec()).unwrap();
         assert!(parse(text.as_bytes(), "boot").is_ok());
         for (from, to, said) in [
-            (r#""version":1"#, r#""version":2"#, "version 2: expected 1"),
+            (r#""version":2"#, r#""version":1"#, "version 1: expected 2"),
             (r#""mtu":1420"#, r#""mtu":99999"#, "invalid value"),
             ("10.42.3.0/24", "10.42.3.0/99", "invalid IP"),
             ("BQUFBQUFBQUF", "no base64 ! ", "preshared_key"),
             ("AgICAgICAgIC", "AgIC", "base64"),
+            (r#""kind":"vxlan""#, r#""kind":"gre""#, "unknown variant"),
             (r#""routes":["#, r#""routes":[7,"#, "invalid type"),
             ("{", "", "invalid type"),
         ] {

@@ -287,21 +287,8 @@ fn write(owned: &Owned, boot: &str) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A route from `DST [via GATEWAY] dev LINK`.
-    fn route(text: &str) -> Route {
-        let words: Vec<&str> = text.split(' ').collect();
-        let after = |key| words.iter().position(|word| *word == key).map(|at| words[at + 1]);
-        Route {
-            dst: words[0].parse().unwrap(),
-            via: after("via").map(|ip| ip.parse().unwrap()),
-            dev: after("dev").unwrap().into(),
-            src: None,
-            table: after("table").map_or(254, |table| table.parse().unwrap()),
-        }
-    }
-
     fn set(routes: &[&str]) -> BTreeSet<Route> {
-        routes.iter().map(|text| route(text)).collect()
+        routes.iter().map(|route| route.parse().unwrap()).collect()
     }
 
     #[track_caller]

@@ -62,20 +62,10 @@ pub fn wire() {
     ip("link set peer0 up");
 }
 
-/// A route from `DST [via GATEWAY] dev LINK [table TABLE] [src SOURCE]` or `throw DST table TABLE`.
+/// The route of this text.
+#[track_caller]
 pub fn route(text: &str) -> Route {
-    let words: Vec<&str> = text.split(' ').collect();
-    if let ["throw", dst, "table", table] = words[..] {
-        return Route::throw(dst.parse().unwrap(), table.parse().unwrap());
-    }
-    let after = |key| words.iter().position(|word| *word == key).map(|at| words[at + 1]);
-    Route {
-        dst: words[0].parse().unwrap(),
-        via: after("via").map(|ip| ip.parse().unwrap()),
-        dev: after("dev").unwrap().into(),
-        src: after("src").map(|ip| ip.parse().unwrap()),
-        table: after("table").map_or(topology::MAIN_TABLE, |table| table.parse().unwrap()),
-    }
+    text.parse().unwrap()
 }
 
 /// A set of anything that can be parsed or made from text.

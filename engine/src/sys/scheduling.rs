@@ -1,7 +1,6 @@
 //! What a thread asks of the scheduler (`sched(7)`, `sched_setattr(2)`).
 
 use std::io;
-use std::mem::size_of;
 use std::time::Duration;
 
 use super::check;
@@ -42,11 +41,12 @@ pub(crate) fn request_slice(slice: Duration) -> io::Result<()> {
 /// Those of the calling thread.
 fn attributes() -> io::Result<Attributes> {
     let size = size_of::<Attributes>() as u32;
-    let mut attributes = Attributes { size, ..Attributes::default() };
+    let mut attributes = Attributes::default();
     let (this_thread, no_flags) = (0, 0);
     // SAFETY: the kernel writes at most `size` bytes to `attributes`, which has so many, all plain numbers.
     let got = unsafe { libc::syscall(libc::SYS_sched_getattr, this_thread, &raw mut attributes, size, no_flags) };
     check(got as libc::c_int)?;
+    // The kernel's is longer than ours, if it knows more.
     Ok(Attributes { size, ..attributes })
 }
 

@@ -89,6 +89,22 @@ fn key(lab: &Lab, host: &str) -> Result<String> {
     Ok(lab.exec(host, &["wg", "show", "kilo0", "public-key"])?.trim().to_owned())
 }
 
+/// Takes away what a reboot would, and has the files of the agent be those of another boot.
+fn reboot(lab: &Lab, host: &str) -> Result<()> {
+    let all = "ip link delete kilo0; ip link delete kilo-vxlan; nft delete table inet kilo; \
+               while ip rule delete table 1107; do :; done; ip route flush table main proto static; \
+               ip rule show; ip -o link show; nft list tables";
+    let left = lab.exec(host, &["sh", "-c", all])?;
+    ensure!(!left.contains("kilo") && !left.contains("1107"), "{left}");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    for file in [plan_file(lab, host), plan_file(lab, host).with_file_name("kilo0.json")] {
+        let text = fs::read_to_string(&file)?;
+        ensure!(text.contains(boot.trim()), "{}: {text}", file.display());
+        fs::write(&file, text.replace(boot.trim(), "another"))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn only_the_packets_of_a_moment_are_lost_and_none_is_in_clear() -> Result<()> {
     in_lab("restart", two_locations, |lab| {
@@ -142,13 +158,17 @@ fn only_the_packets_of_a_moment_are_lost_and_none_is_in_clear() -> Result<()> {
 
         wait_plan(lab, |plan| !plan.contains("172.30."))?;
 
-        // As after a reboot: all that led to the interface went with it.
+        // As after a reboot: all is gone but the files. And another program has the port for a moment.
         lab.api_stop()?;
         lab.kill_agent("paris-1")?;
-        lab.exec("paris-1", &["ip", "link", "delete", "kilo0"])?;
+        reboot(lab, "paris-1")?;
+        let somebody = lab.space("paris-1")?.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 51820)))??;
         start(lab)?;
+        wait(lab, "the agent says what fails", || Ok(lab.agent_log("paris-1")?.contains("cannot listen at UDP port")))?;
+        drop(somebody);
         wait_session(lab, &rome)?;
         connection.works()?;
+        lab.ping("paris-1-pod1", lab.pod_ip("paris-2-pod1")?).context("through the tunnel inside the location")?;
         wait(lab, "paris-1 is as before without the API server", || {
             same_snapshot(&whole, &snapshot(lab, "paris-1")?, "paris-1")?;
             Ok(true)
@@ -178,7 +198,16 @@ fn an_agent_that_kept_everything_can_be_told_to_undo_it() -> Result<()> {
             ensure!(lab.stop_agent(node)?.success());
             ensure!(annotation(lab, node, "key").is_ok(), "{node}: without its key it is no part of the mesh");
         }
-        start_agents(lab, &[&FLAGS[..], &["--clean-up=true", "--clean-up-interface"]].concat())?;
+        let undo = [&FLAGS[..], &["--clean-up=true", "--clean-up-interface"]].concat();
+        // Also by one that knows neither the cluster nor the last plan, and so has no device itself.
+        lab.api_stop()?;
+        fs::remove_file(plan_file(lab, "rome-1"))?;
+        lab.start_agent("rome-1", &[&PACE[..], &undo].concat())?;
+        wait(lab, "the agent is there", || Ok(lab.agent_log("rome-1")?.contains("cannot be read")))?;
+        ensure!(lab.stop_agent("rome-1")?.success());
+        same_snapshot(&before[2], &snapshot(lab, "rome-1")?, "rome-1, without the API server")?;
+        lab.api_start()?;
+        start_agents(lab, &undo)?;
         lab.wait_mesh(DEADLINE)?;
         for (node, before) in nodes.iter().zip(&before) {
             ensure!(lab.stop_agent(node)?.success());
