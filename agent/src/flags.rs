@@ -330,8 +330,9 @@ impl Args {
         if !(Duration::from_secs(1)..=LONGEST_PERIOD).contains(&self.check_in_period) {
             return usage("--check-in-period", "must be from 1s to 24h");
         }
-        if self.topology_label.is_empty() {
-            return usage("--topology-label", "must not be empty");
+        if !is_label_key(&self.topology_label) {
+            let text = &self.topology_label;
+            return usage("--topology-label", format!("{text:?} cannot be the key of a label: expected [PREFIX/]NAME"));
         }
         let mode = self.mode()?;
         let subnets = one_of_each_family(self.subnet)?;
@@ -427,6 +428,16 @@ pub fn boolean(text: &str) -> Result<bool, &'static str> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("expected true or false"),
     }
+}
+
+/// Whether a label can have this key (Kubernetes, labels and selectors: syntax); one with another would never be found,
+/// and all nodes be in one location.
+fn is_label_key(text: &str) -> bool {
+    let is_end = |c: char| c.is_ascii_alphanumeric();
+    let is_inner = |c: char| is_end(c) || matches!(c, '-' | '_' | '.');
+    let is_part = |part: &str| part.starts_with(is_end) && part.ends_with(is_end) && part.chars().all(is_inner);
+    let name = text.rsplit('/').next().unwrap_or_default();
+    text.split('/').count() <= 2 && text.split('/').all(is_part) && name.len() <= 63
 }
 
 /// An interface's name.

@@ -159,6 +159,8 @@ fn what_cannot_be_done_is_refused_by_name() {
         (&["--log-level=trace"], "--log-level"),
         (&["--mesh-granularity=node"], "--mesh-granularity"),
         (&["--topology-label="], "--topology-label"),
+        (&["--topology-label=my region"], "--topology-label"),
+        (&["--topology-label=a/b/c"], "--topology-label"),
         (&["--unknown"], "--unknown"),
         (&["stray"], "stray"),
     ] {

@@ -24,8 +24,8 @@ pub(super) enum CertificateError {
     ReadKey { path: PathBuf, source: io::Error },
     #[error("--cert-file {}: expected certificates in PEM: {reason}", path.display())]
     NoCertificate { path: PathBuf, reason: String },
-    #[error("--key-file {}: expected a private key in PEM: {source}", path.display())]
-    NoKey { path: PathBuf, source: pem::Error },
+    #[error("--key-file {}: expected a private key in PEM: {reason}", path.display())]
+    NoKey { path: PathBuf, reason: String },
     #[error("--cert-file {} and --key-file {} cannot be used together: {source}", cert.display(), key.display())]
     Unusable { cert: PathBuf, key: PathBuf, source: rustls::Error },
 }
@@ -88,12 +88,12 @@ async fn read(cert: &Path, key: &Path) -> Result<Content, CertificateError> {
 fn configure(content: &Content, cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, CertificateError> {
     let no_certificate = |reason: String| CertificateError::NoCertificate { path: cert.to_owned(), reason };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content.cert).collect();
-    let chain = chain.map_err(|error| no_certificate(error.to_string()))?;
+    let chain = chain.map_err(|error| no_certificate(reason(&error)))?;
     if chain.is_empty() {
         return Err(no_certificate("there is none".to_owned()));
     }
     let secret = PrivateKeyDer::from_pem_slice(&content.key);
-    let secret = secret.map_err(|source| CertificateError::NoKey { path: key.to_owned(), source })?;
+    let secret = secret.map_err(|error| CertificateError::NoKey { path: key.to_owned(), reason: reason(&error) })?;
     let unusable = |source| CertificateError::Unusable { cert: cert.to_owned(), key: key.to_owned(), source };
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -102,4 +102,13 @@ fn configure(content: &Content, cert: &Path, key: &Path) -> Result<Arc<ServerCon
         .with_single_cert(chain, secret)
         .map_err(unusable)?;
     Ok(Arc::new(config))
+}
+
+/// What is wrong with a file, for people: the library names the marks that it looked for as numbers.
+fn reason(error: &pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => "there is none".to_owned(),
+        pem::Error::MissingSectionEnd { .. } => "the file ends in the middle of one".to_owned(),
+        other => other.to_string(),
+    }
 }

@@ -148,6 +148,20 @@ fn is_unharmed(browser: &Browser, origin: &str) {
     assert_eq!(browser.read(wide), json!(false), "the page is wider than its window");
 }
 
+/// Checks that the whole map can be seen, and the legend beside it.
+fn nothing_covers_the_map(browser: &Browser) {
+    let covered = "[...document.querySelectorAll('.node circle')].filter((circle) => { \
+                     const box = circle.getBoundingClientRect(); \
+                     const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2); \
+                     return !top?.closest('#map'); }).length";
+    assert_eq!(browser.read(covered), json!(0), "nodes that cannot be clicked on");
+    let beside = "(() => { const [map, legend] = ['#map', '#legend'].map((id) => \
+                    document.querySelector(id).getBoundingClientRect()); \
+                    return map.height > 100 && legend.height > 0 && \
+                      legend.top >= map.bottom && legend.bottom <= window.innerHeight; })()";
+    assert_eq!(browser.read(beside), json!(true), "the legend is below the map");
+}
+
 const TITLE: &str = "document.querySelector('#content h2')?.textContent ?? null";
 
 /// Clicks through the page of `a-1`, one of four leaders.
@@ -230,6 +244,7 @@ fn a_person_clicks_through_the_mesh() {
         let browser = driver.browser(&profile.path().join(name), size, is_phone);
         let origin = format!("http://127.4.0.1:{port}/");
         click_through(&browser, &origin);
+        nothing_covers_the_map(&browser);
         browser.screenshot(&directory(&format!("{name}.png")));
         browser.click(".node[data-id='a-1'] circle");
         browser.wait(TITLE, &json!("a-1"));
@@ -241,6 +256,7 @@ fn a_person_clicks_through_the_mesh() {
         // With so many leaders only the tunnels of one are shown.
         browser.wait("document.querySelectorAll('.link').length", &json!(199));
         browser.wait("document.querySelectorAll('.link.good').length > 100", &json!(true));
+        nothing_covers_the_map(&browser);
         browser.screenshot(&directory(&format!("{name}-200.png")));
         browser.write("#find", "node-150");
         browser.wait("document.querySelectorAll('.node:not(.faded)').length", &json!(1));

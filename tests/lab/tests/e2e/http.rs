@@ -1,9 +1,15 @@
 //! What an agent tells over HTTP.
 
-use anyhow::{Context, Result, ensure};
-use lab::{Access, Lab, Spec};
-use serde_json::json;
+use std::collections::BTreeSet;
+use std::fs;
 
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{Node, NodeAddress};
+use kube::api::{Api, Patch, PatchParams};
+use lab::{Access, Lab, Spec};
+use serde_json::{Value, json};
+
+use crate::chart::{manifests, repository};
 use crate::support::{bring_up, in_lab, wait};
 
 fn get(lab: &Lab, node: &str, path: &str) -> Result<String> {
@@ -23,9 +29,9 @@ fn metrics_and_health_tell_how_it_is() -> Result<()> {
         spec.location("paris", Access::Public).location("rome", Access::Public).nodes("paris", 2).nodes("rome", 1)
     };
     in_lab("http", two, |lab| {
-        // As in manifests/; the API server is not on a node here.
-        bring_up(lab, &["--http-allow=nodes", &format!("--http-allow={}/32", lab::CONTROL)])?;
+        bring_up(lab, &[&as_shipped()?])?;
         only_nodes_see_more_than_health(lab)?;
+        all_ways_lead_to_the_agents_where_the_api_server_is_on_a_node(lab)?;
         lab.apply_peer(
             "laptop",
             &json!({ "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "allowedIPs": ["10.5.0.1/32"] }),
@@ -55,6 +61,26 @@ fn metrics_and_health_tell_how_it_is() -> Result<()> {
             Ok(metric(lab, "paris-2", "kilo_nodes")? == 2.0 && metric(lab, "paris-2", "kilo_peers")? == 0.0)
         })
     })
+}
+
+/// What the agents of all manifests are told of who may ask.
+fn as_shipped() -> Result<String> {
+    let mut found = BTreeSet::new();
+    for name in manifests()? {
+        let text = fs::read_to_string(repository(&format!("manifests/{name}")))?;
+        let flags: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- "))
+            .filter(|flag| flag.starts_with("--http-allow="))
+            .map(str::to_owned)
+            .collect();
+        ensure!(flags.len() == text.matches("kind: DaemonSet\n").count(), "{name}: {flags:?}");
+        found.extend(flags);
+    }
+    match found.pop_first() {
+        Some(flag) if found.is_empty() => Ok(flag),
+        other => bail!("not one flag in all manifests: {other:?}, {found:?}"),
+    }
 }
 
 /// Pods, which reach the port, are told whether the agent is well. All ways that are not of strangers stay open: those of
@@ -88,8 +114,54 @@ fn only_nodes_see_more_than_health(lab: &Lab) -> Result<()> {
         }
     }
     wait(lab, "leaders ask each other", || Ok(get(lab, "paris-1", "/status?node=rome-1")?.contains("\"rome-1\"")))?;
-    let status = lab.kgctl_output(&["status", "--via=node"])?;
-    ensure!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+    // The API server is on a host of its own here, so it is a stranger, too.
+    for way in ["node", "direct"] {
+        let output = lab.kgctl_output(&["status", "--via", way])?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let expected = format!("{} may ask this agent for its health only", lab::CONTROL);
+        ensure!(output.status.code() == Some(3) && said.contains(&expected), "{way}: {said}");
+    }
+    Ok(())
+}
+
+/// What the docs promise of the shipped manifests: people's commands, each on a way that is there by default.
+fn all_ways_lead_to_the_agents_where_the_api_server_is_on_a_node(lab: &Lab) -> Result<()> {
+    let address = NodeAddress { type_: "InternalIP".to_owned(), address: lab::CONTROL.to_string() };
+    lab.block_on(async {
+        let nodes: Api<Node> = Api::all(lab.client());
+        let status = nodes.get("paris-1").await?.status.unwrap_or_default();
+        let addresses: Vec<_> = status.addresses.into_iter().flatten().chain([address]).collect();
+        let patch = Patch::Merge(json!({ "status": { "addresses": addresses } }));
+        nodes.patch_status("paris-1", &PatchParams::default(), &patch).await
+    })?;
+    for command in [
+        "status --via=node",
+        "status --via=direct",
+        "doctor --via=node",
+        "doctor --via=direct",
+        "verify --encrypted --via=node",
+        "verify --encrypted --via=direct",
+    ] {
+        wait(lab, &format!("kgctl {command}"), || {
+            let output = lab.kgctl_output(&command.split(' ').collect::<Vec<_>>())?;
+            let said = [output.stdout, output.stderr].concat();
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+            Ok(true)
+        })?;
+    }
+    ensure!(lab.kgctl(&["graph"])?.contains("rome-1"));
+    // The page, and what it asks for, by the API server's proxy.
+    let kubeconfig = format!("--kubeconfig={}", lab.kubeconfig_on_hosts().display());
+    let proxied = |path: &str| {
+        let path = format!("/api/v1/nodes/paris-1:1107/proxy/{path}");
+        lab.exec("control", &["kubectl", &kubeconfig, "get", "--raw", &path])
+    };
+    ensure!(proxied("")?.contains("<title>Kilo mesh</title>"));
+    ensure!(proxied("page.js")?.contains("lookAtMesh") && proxied("page.css")?.contains("#map"));
+    let mesh: Value = serde_json::from_str(&proxied("mesh")?)?;
+    ensure!(mesh["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3), "{mesh:#}");
+    let status: Value = serde_json::from_str(&proxied("status?node=rome-1")?)?;
+    ensure!(status["node"] == "rome-1", "{status:#}");
     Ok(())
 }
 

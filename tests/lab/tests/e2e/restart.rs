@@ -17,7 +17,13 @@ use crate::support::{
 };
 
 /// Long enough for an agent to be away for a while without being left out by the others, also on a slow machine.
-const FLAGS: [&str; 3] = ["--wireguard=userspace", "--clean-up=false", "--check-in-period=20s"];
+const FLAGS: [&str; 5] = [
+    "--wireguard=userspace",
+    "--clean-up=false",
+    "--check-in-period=20s",
+    "--encapsulate=always",
+    "--encapsulation-device=vxlan",
+];
 
 fn two_locations(spec: Spec) -> Spec {
     spec.location("paris", Access::Public).location("rome", Access::Public).nodes("paris", 2).nodes("rome", 1)
