@@ -135,7 +135,9 @@ impl Host<'_> {
                 let addresses = self.addresses.get(&route.dev).into_iter().flatten();
                 addresses.into_iter().any(|address| address.contains(&gateway))
             });
-        has_source && leads_out && !is_reached
+        // The host's own network is where the tunnel leads, for those packets that rules send there.
+        let is_neighbour = Some(&route.dev) == tunnel && route.via.is_some_and(|via| IpNet::from(via) == route.dst);
+        has_source && leads_out && (is_neighbour || !is_reached)
     }
 }
 
@@ -263,6 +265,16 @@ mod tests {
         Arc::make_mut(&mut borrowed.plan).tunnel = Some(borrowed_tunnel);
         assert!(!has_tunnel(&borrowed, &[eth0]), "its owner has not made it yet");
         assert!(has_tunnel(&borrowed, &[eth0, ("kilo-vxlan", "10.42.1.1/32")]));
+    }
+
+    #[test]
+    fn after_a_reboot_nodes_on_this_link_are_reached_through_the_tunnel_again() {
+        let neighbour = "10.1.0.2/32 via 10.1.0.2 dev kilo-vxlan table 1107 src 10.1.0.1";
+        let mut last = last();
+        Arc::make_mut(&mut last.plan).routes = [neighbour.parse().unwrap()].into();
+        let left = |address| resumed(last.clone(), false, &[("eth0", address)]).routes.len();
+        assert_eq!(left("10.1.0.1/24"), 1);
+        assert_eq!(left("10.1.0.7/24"), 0, "there is no tunnel");
     }
 
     #[test]

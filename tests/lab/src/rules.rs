@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -43,13 +43,42 @@ pub struct Rules<'a> {
     customs: Customs,
 }
 
-/// What providers translate, within the rules.
-#[derive(Clone, Copy, Default)]
+/// In what providers differ, within the rules.
+#[derive(Clone, Copy)]
 pub(crate) struct Customs {
     /// Whether nodes see pods of other nodes under an address of the pod's node.
     pub(crate) masquerades_to_nodes: bool,
-    /// Whether pods may see other nodes under an address of their own node.
+    /// Whether pods see all nodes under an address of their own node, so that no policy tells nodes apart.
     pub(crate) masquerades_to_pods: bool,
+    /// Makes services known to what translates for pods in place of kube-proxy.
+    pub(crate) serve: fn(&Lab, &[Service]) -> Result<()>,
+    /// Takes them back.
+    pub(crate) unserve: fn(&Lab, &[Service]) -> Result<()>,
+    /// Keeps a network policy.
+    pub(crate) enforce: fn(&Lab, &Policy<'_>) -> Result<()>,
+    /// Takes it back.
+    pub(crate) relent: fn(&Lab, &Policy<'_>) -> Result<()>,
+}
+
+/// Those of a provider whose packets all pass the host's forwarding, and whose policies are rules there.
+pub(crate) const ON_THE_HOST: Customs = Customs {
+    masquerades_to_nodes: false,
+    masquerades_to_pods: false,
+    serve: |_, _| Ok(()),
+    unserve: |_, _| Ok(()),
+    enforce: |lab, policy| lab.space(policy.node)?.nft(&policy_rules(policy.server, policy.client)),
+    relent: |lab, policy| lab.space(policy.node)?.nft("delete table inet netpol\n"),
+};
+
+/// A network policy in front of one address of a pod. Who may not come in has to be told so by a reset, so that the
+/// test need not wait for a silence.
+pub(crate) struct Policy<'a> {
+    /// The node of the pod.
+    pub(crate) node: &'a str,
+    /// The pod's address.
+    pub(crate) server: IpAddr,
+    /// The only one that may come in, from another node.
+    pub(crate) client: IpAddr,
 }
 
 /// One who asks: a pod or the host of a node.
@@ -85,6 +114,7 @@ struct Question<'a> {
     to: SocketAddr,
     /// Names of the pods of which one has to answer.
     answers: &'a [String],
+    clients: &'a [Client],
     /// The source address that it has to see, where there is one.
     source: Source<'a>,
 }
@@ -100,7 +130,7 @@ enum Source<'a> {
 impl Lab {
     /// Kubernetes' rules for this lab, each of which may take as long as `limit` to come true.
     pub fn rules(&self, limit: Duration) -> Rules<'_> {
-        self.rules_with(limit, Customs::default())
+        self.rules_with(limit, ON_THE_HOST)
     }
 }
 
@@ -114,11 +144,16 @@ impl Lab {
 impl Rules<'_> {
     /// All of them, services by both modes of kube-proxy.
     pub fn all(&self) -> Result<()> {
+        self.all_of_size(BETWEEN_LOCATIONS)
+    }
+
+    /// As [`Rules::all`], where packets of `mtu` bytes pass between pods of different locations.
+    pub fn all_of_size(&self, mtu: usize) -> Result<()> {
         self.pods()?;
         self.services(ProxyMode::Nftables)?;
         self.services(ProxyMode::Iptables)?;
         self.policies()?;
-        self.full_size(BETWEEN_LOCATIONS)
+        self.full_size(mtu)
     }
 
     /// Pods of different locations send each other packets of `mtu` bytes, and whoever sends more is told.
@@ -228,7 +263,9 @@ impl Rules<'_> {
         for node in self.lab.nodes() {
             mode.install(&*self.lab.space(&node)?, &pods, &plain).with_context(|| format!("{mode:?} on {node}"))?;
         }
+        (self.customs.serve)(self.lab, &plain)?;
         steps(&clients, &services)?;
+        (self.customs.unserve)(self.lab, &plain)?;
         for node in self.lab.nodes() {
             mode.remove(&*self.lab.space(&node)?, &pods, &plain).with_context(|| format!("{mode:?} on {node}"))?;
         }
@@ -262,11 +299,11 @@ impl Rules<'_> {
             // Kube-proxy masquerades what does not come from a pod.
             let source = if client.is_pod { Source::Own } else { Source::Node(own_node) };
             let to = SocketAddr::new(service.address, HTTP_PORT);
-            self.ask(&client.name, &Question { to, answers, source })?;
+            self.ask(&client.name, &Question { to, answers, clients, source })?;
             for node in clients.iter().filter(|other| !other.is_pod && other.name != client.node) {
                 for ip in node.of_family(service.address) {
                     let to = SocketAddr::new(ip, service.node_port);
-                    self.ask(&client.name, &Question { to, answers, source: Source::Node(node) })?;
+                    self.ask(&client.name, &Question { to, answers, clients, source: Source::Node(node) })?;
                 }
             }
         }
@@ -279,14 +316,14 @@ impl Rules<'_> {
             let Some(public) = self.lab.addresses(&node.name)?.public else { continue };
             for (service, answers) in services.iter().filter(|(service, _)| service.address.is_ipv4()) {
                 let to = SocketAddr::new(public.into(), service.node_port);
-                self.ask("control", &Question { to, answers, source: Source::Node(node) })?;
+                self.ask("control", &Question { to, answers, clients, source: Source::Node(node) })?;
             }
         }
         Ok(())
     }
 
     fn ask(&self, from: &str, question: &Question<'_>) -> Result<()> {
-        let Question { to, answers, source } = question;
+        let Question { to, answers, clients, source } = question;
         let what = || format!("{from} asks {to} ({})", answers.join(", "));
         let reached = self.lab.space(from)?.run(|| probe::http_at(*to, "/"))?.with_context(what)?;
         let (answered, seen) = (&reached.answer.name, reached.answer.from);
@@ -294,7 +331,11 @@ impl Rules<'_> {
         match source {
             Source::Own if answered == from => {}
             Source::Own => ensure!(seen == reached.source, "{}: {} arrived as {seen}", what(), reached.source),
-            Source::Node(node) => ensure!(node.own.contains(&seen), "{}: {seen} arrived, not {}'s", what(), node.name),
+            Source::Node(node) if node.own.contains(&seen) => {}
+            Source::Node(_) if self.customs.masquerades_to_pods => {
+                comes_from_node_of(answered, clients, &reached).map_err(Error::msg).with_context(what)?;
+            }
+            Source::Node(node) => bail!("{}: {seen} arrived, not {}'s", what(), node.name),
         }
         Ok(())
     }
@@ -314,26 +355,28 @@ impl Rules<'_> {
     }
 
     fn policy(&self, server: &Client, address: IpAddr, clients: &[Client], services: &[Named]) -> Result<()> {
+        let told_apart = |client: &Client| client.is_pod || !self.customs.masquerades_to_pods;
         let others = clients.iter().filter(|client| client.speaks(address) && client.node != server.node);
+        let others = others.filter(|client| told_apart(client));
         let pods = || others.clone().filter(|client| client.is_pod);
         // From another location, if there is one.
         let Some(welcome) = pods().find(|pod| pod.location != server.location).or(pods().next()) else { return Ok(()) };
         let source = welcome.of_family(address).next().context("an address of the family")?;
         let service = services.iter().find(|(service, _)| service.endpoints == [address]).context("its service")?;
 
-        let host = self.lab.space(&server.node)?;
-        host.nft(&policy_rules(address, source))?;
+        let policy = Policy { node: &server.node, server: address, client: source };
+        (self.customs.enforce)(self.lab, &policy)?;
         for ip in [address, service.0.address] {
             let to = SocketAddr::new(ip, HTTP_PORT);
             self.ask(
                 &welcome.name,
-                &Question { to, answers: std::slice::from_ref(&server.name), source: Source::Own },
+                &Question { to, answers: std::slice::from_ref(&server.name), clients, source: Source::Own },
             )?;
             for other in others.clone().filter(|other| other.name != welcome.name) {
                 self.is_refused(&other.name, to)?;
             }
         }
-        host.nft("delete table inet netpol\n")
+        (self.customs.relent)(self.lab, &policy)
     }
 
     fn is_refused(&self, from: &str, to: SocketAddr) -> Result<()> {

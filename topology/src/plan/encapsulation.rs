@@ -131,11 +131,13 @@ impl View<'_> {
     /// The own addresses on the tunnel: the first of each pod CIDR. Where somebody else hands out pods' addresses
     /// that may be any pod's, and it is the internal IP: Linux takes nothing whose answer would leave elsewhere
     /// by an interface that has no IPv4 address at all, however loose `rp_filter` is
-    /// (`__fib_validate_source`, net/ipv4/fib_frontend.c).
+    /// (`__fib_validate_source`, net/ipv4/fib_frontend.c). And what is masqueraded on an interface that has no IPv6
+    /// address gets one of any other, which may be the provider's (`ipv6_dev_get_saddr`, net/ipv6/addrconf.c): the
+    /// answer would go by the provider's way, where nobody knows of the question.
     fn tunnel_addresses(&self, means: &Means<'_>) -> Vec<IpAddr> {
         match means.provider {
             None => self.member.pod_cidrs.iter().filter_map(|cidr| nth(*cidr, 1)).collect(),
-            Some(_) => self.member.internal_ips.iter().map(IpNet::addr).filter(IpAddr::is_ipv4).collect(),
+            Some(_) => self.member.internal_ips.iter().map(IpNet::addr).collect(),
         }
     }
 

@@ -111,6 +111,14 @@ fn a_full_mesh_needs_no_path_to_a_leader() {
 }
 
 #[test]
+fn what_is_masqueraded_on_the_tunnel_gets_an_internal_ip_of_either_family() {
+    let mut cluster = cluster(node);
+    cluster.nodes.iter_mut().for_each(|node| node.tunnel = Some(TunnelKind::Vxlan));
+    let tunnel = plan(&cluster, "a", Path::Own, &[], Some(TunnelKind::Vxlan)).tunnel.unwrap();
+    assert_lines(tunnel.addresses, "10.1.0.1/32\nfd01::1/128");
+}
+
+#[test]
 fn of_a_provider_that_we_do_not_know_only_the_nodes_network_is_used() {
     let mut cluster = cluster(v4);
     cluster.nodes[1].pod_cidrs = nets("10.42.2.0/26 10.42.7.64/26");

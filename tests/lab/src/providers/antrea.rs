@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::{Site, nth, whole};
 use crate::lab::Lab;
 use crate::open_vswitch::{self, add_flows, configure};
-use crate::rules::{Customs, Rules};
+use crate::rules::{Customs, ON_THE_HOST, Policy, Rules};
 use crate::space::Space;
 
 const BRIDGE: &str = "br-int";
@@ -28,6 +28,8 @@ const PODS: usize = 10;
 const GLOBAL_VIRTUAL_MAC: &str = "aa:bb:cc:dd:ee:ff";
 /// Antrea's `defaultMTU`, as it has to be on top of a mesh (docs/cni/antrea.md): Geneve over IPv6 takes 70 bytes.
 const MTU: u16 = 1350;
+/// Of the flows of network policies.
+const POLICY_COOKIE: &str = "0x1";
 
 /// The tables of the pipeline, in its order.
 mod table {
@@ -47,7 +49,20 @@ mod table {
 }
 use table::*;
 
-const CUSTOMS: Customs = Customs { masquerades_to_nodes: true, masquerades_to_pods: false };
+const CUSTOMS: Customs = Customs {
+    masquerades_to_nodes: true,
+    enforce: |lab, policy| {
+        let host = lab.space(policy.node)?;
+        add_flows(&host, BRIDGE, &policy_flows(policy, &gateway_mac(&lab.site(policy.node)?)))?;
+        host.nft(&refusal(policy.server))
+    },
+    relent: |lab, policy| {
+        let host = lab.space(policy.node)?;
+        host.exec(["ovs-ofctl", "del-flows", BRIDGE, &format!("cookie={POLICY_COOKIE}/-1")])?;
+        host.nft("delete table inet antrea-agent\n")
+    },
+    ..ON_THE_HOST
+};
 
 impl Lab {
     /// Starts Antrea on every node.
@@ -65,8 +80,8 @@ impl Lab {
         Ok(())
     }
 
-    /// As [`Lab::rules`], for pods of [`Lab::add_antrea_pod`]: nodes see pods of other nodes under an address of the
-    /// pod's node, because Antrea masquerades what does not go to pods.
+    /// As [`Lab::rules`], for pods of [`Lab::add_antrea_pod`]: policies are the switch's to keep, and nodes see pods of
+    /// other nodes under an address of the pod's node, because Antrea masquerades what does not go to pods.
     pub fn antrea_rules(&self, limit: Duration) -> Rules<'_> {
         self.rules_with(limit, CUSTOMS)
     }
@@ -290,5 +305,30 @@ fn masquerading(own: &Site, sites: &[Site]) -> String {
     format!(
         "table inet antrea {{\nchain postrouting {{\ntype nat hook postrouting priority srcnat;\n{rules}\
          oifname {GATEWAY} fib saddr . oif type != local fib saddr type local masquerade\n}}\n}}\n"
+    )
+}
+
+/// A policy in Antrea's table `IngressRule`. The packets that it turns away go to the host, which answers them in place
+/// of Antrea's agent.
+fn policy_flows(policy: &Policy<'_>, gateway_mac: &str) -> String {
+    let Policy { server, client, .. } = policy;
+    let (ip, source, destination) = matches(*server);
+    let tcp = if server.is_ipv4() { "tcp" } else { "tcp6" };
+    let flow = |priority: u8, matches: &str, actions: &str| {
+        format!("cookie={POLICY_COOKIE},table={INGRESS_RULE},priority={priority},{matches} actions={actions}\n")
+    };
+    let next = format!("goto_table:{CONNTRACK_COMMIT}");
+    let denied = format!("{tcp},{destination}={server}");
+    flow(220, &format!("{ip},ct_state=-new+trk,{destination}={server}"), &next)
+        + &flow(210, &format!("{ip},{source}={client},{destination}={server}"), &next)
+        + &flow(200, &format!("{denied},in_port={GATEWAY_PORT}"), "in_port")
+        + &flow(190, &denied, &format!("set_field:{gateway_mac}->eth_dst,output:{GATEWAY_PORT}"))
+}
+
+fn refusal(server: IpAddr) -> String {
+    let ip = if server.is_ipv4() { "ip" } else { "ip6" };
+    format!(
+        "table inet antrea-agent {{\nchain refused {{\ntype filter hook prerouting priority mangle;\n\
+         iifname {GATEWAY} {ip} daddr {server} meta l4proto tcp reject with tcp reset\n}}\n}}\n"
     )
 }

@@ -4,9 +4,11 @@
 //! (`go-controller/pkg/{ovn,node}`). One set of databases is on the first node (`zone: global`), which the others ask at
 //! an address that needs no mesh.
 //!
-//! Packets between pods go from chassis to chassis in Geneve. Services and policies are not here.
+//! Packets between pods go from chassis to chassis in Geneve. Services of pods are load balancers of OVN's; hosts have
+//! kube-proxy's rules here, where OVN-Kubernetes would send them through OVN as well.
 
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,9 +16,11 @@ use serde_json::json;
 
 use super::routed::cidrs;
 use super::{Site, nth};
+use crate::kube_proxy::Service;
 use crate::lab::Lab;
 use crate::open_vswitch::{self, configure};
-use crate::rules::{Customs, Rules};
+use crate::rules::{Customs, Policy, Rules};
+use crate::servers::HTTP_PORT;
 
 /// The annotation with a node's subnets.
 const SUBNETS: &str = "k8s.ovn.org/node-subnets";
@@ -28,7 +32,29 @@ const MTU: u16 = 1362;
 /// Of the southbound database.
 const SOUTHBOUND_PORT: u16 = 6642;
 
-const CUSTOMS: Customs = Customs { masquerades_to_nodes: true, masquerades_to_pods: true };
+const CUSTOMS: Customs = Customs {
+    masquerades_to_nodes: true,
+    masquerades_to_pods: true,
+    serve: |lab, services| {
+        let switches = lab.nodes();
+        let commands = services.iter().flat_map(|service| {
+            let balancer = load_balancer(service);
+            let of_switches = switches.iter().map(|switch| format!("ls-lb-add {switch} {}", service.name));
+            [balancer].into_iter().chain(of_switches).collect::<Vec<_>>()
+        });
+        lab.northbound(commands)
+    },
+    unserve: |lab, services| lab.northbound(services.iter().map(|service| format!("lb-del {}", service.name))),
+    enforce: |lab, policy| {
+        let Policy { node, server, client } = policy;
+        let ip = if server.is_ipv4() { "ip4" } else { "ip6" };
+        lab.northbound([
+            format!("acl-add {node} to-lport 1001 '{ip}.dst == {server} && {ip}.src == {client}' allow-related"),
+            format!("acl-add {node} to-lport 1000 '{ip}.dst == {server} && tcp' reject"),
+        ])
+    },
+    relent: |lab, policy| lab.northbound([format!("acl-del {}", policy.node)]),
+};
 
 impl Lab {
     /// Starts OVN-Kubernetes on every node.
@@ -46,8 +72,8 @@ impl Lab {
         Ok(())
     }
 
-    /// As [`Lab::rules`], for pods of [`Lab::add_ovn_pod`]: what the host sends to its pods comes from
-    /// `ovn-k8s-mp0`, and what pods send to other nodes from the host.
+    /// As [`Lab::rules`], for pods of [`Lab::add_ovn_pod`]: services and policies are OVN's; and whatever the host sends
+    /// to its pods comes from `ovn-k8s-mp0`, and what pods send to other nodes from the host.
     pub fn ovn_rules(&self, limit: Duration) -> Rules<'_> {
         self.rules_with(limit, CUSTOMS)
     }
@@ -170,6 +196,12 @@ fn logical_network(sites: &[Site]) -> Result<Vec<String>> {
         }
     }
     Ok(commands)
+}
+
+fn load_balancer(service: &Service) -> String {
+    let with_port = |ip: &IpAddr| SocketAddr::new(*ip, HTTP_PORT).to_string();
+    let endpoints: Vec<String> = service.endpoints.iter().map(with_port).collect();
+    format!("lb-add {} {} {} tcp", service.name, with_port(&service.address), endpoints.join(","))
 }
 
 /// The chains of local gateway mode: what pods send by the host leaves as the host's, and what comes to pods by the

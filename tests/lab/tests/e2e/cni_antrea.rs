@@ -2,11 +2,13 @@
 //! mesh carries; packets between pods and nodes are the mesh's.
 
 use anyhow::Result;
-use lab::{Access, NodeSpec, Spec};
+use lab::{Access, NodeSpec, ProxyMode, Spec};
 
-use crate::support::{DEADLINE, in_lab, skipped, start_agents, tunnel_is_inside, wait_leaders};
+use crate::support::{DEADLINE, in_lab, skipped, start_agents, tunnel_is_inside, wait, wait_leaders};
 
 const ANTREA: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=antrea", "--encapsulate=always"];
+/// What pods send each other in one packet: Geneve over IPv6, inside of WireGuard.
+const BETWEEN_PODS: usize = 1350;
 
 fn two_locations(spec: Spec) -> Spec {
     let spec = spec.location("paris", Access::Elastic).location("rome", Access::Elastic);
@@ -26,8 +28,20 @@ fn on_top_of_antrea() -> Result<()> {
         for node in lab.nodes() {
             lab.add_antrea_pod(&node)?;
         }
-        lab.antrea_rules(DEADLINE).pods()?;
+        let rules = lab.antrea_rules(DEADLINE);
+        rules.pods()?;
+        rules.services(ProxyMode::Nftables)?;
+        rules.services(ProxyMode::Iptables)?;
+        rules.full_size(BETWEEN_PODS)?;
         wait_leaders(lab, &["paris-1", "rome-1"])?;
-        tunnel_is_inside(lab, "paris-1", "paris-2", "rome-2")
+        tunnel_is_inside(lab, "paris-1", "paris-2", "rome-2")?;
+
+        for node in lab.nodes() {
+            lab.stop_agent(&node)?;
+        }
+        start_agents(lab, &[&ANTREA[..], &["--mesh-granularity=full"]].concat())?;
+        wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
+        rules.full_size(BETWEEN_PODS)?;
+        tunnel_is_inside(lab, "paris-2", "paris-2", "rome-2")
     })
 }

@@ -4,9 +4,11 @@
 use anyhow::Result;
 use lab::{Access, NodeSpec, Spec};
 
-use crate::support::{DEADLINE, in_lab, skipped, start_agents, tunnel_is_inside, wait_leaders};
+use crate::support::{DEADLINE, in_lab, skipped, start_agents, tunnel_is_inside, wait, wait_leaders};
 
 const OVN: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=ovn-kubernetes", "--encapsulate=always"];
+/// What pods send each other in one packet: Geneve with OVN's option, inside of WireGuard.
+const BETWEEN_PODS: usize = 1362;
 
 fn two_locations(spec: Spec) -> Spec {
     let spec = spec.location("paris", Access::Elastic).location("rome", Access::Elastic);
@@ -30,8 +32,16 @@ fn on_top_of_ovn_kubernetes() -> Result<()> {
         for node in lab.nodes() {
             lab.add_ovn_pod(&node)?;
         }
-        lab.ovn_rules(DEADLINE).pods()?;
+        lab.ovn_rules(DEADLINE).all_of_size(BETWEEN_PODS)?;
         wait_leaders(lab, &["paris-1", "rome-1"])?;
-        tunnel_is_inside(lab, "paris-1", "paris-2", "rome-2")
+        tunnel_is_inside(lab, "paris-1", "paris-2", "rome-2")?;
+
+        for node in lab.nodes() {
+            lab.stop_agent(&node)?;
+        }
+        start_agents(lab, &[&OVN[..], &["--mesh-granularity=full"]].concat())?;
+        wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
+        lab.ovn_rules(DEADLINE).full_size(BETWEEN_PODS)?;
+        tunnel_is_inside(lab, "paris-2", "paris-2", "rome-2")
     })
 }
