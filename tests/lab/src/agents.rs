@@ -87,6 +87,11 @@ impl Lab {
         self.nodes().iter().try_for_each(|node| self.start_agent(node, flags))
     }
 
+    /// Stops the agents of all nodes, as [`Lab::stop_agent`] does, whatever their exit status.
+    pub fn stop_agents(&self) -> Result<()> {
+        self.nodes().iter().try_for_each(|node| self.stop_agent(node).map(drop))
+    }
+
     /// Asks the agent of a node to end (SIGTERM), waits for it and gives its exit status.
     pub fn stop_agent(&self, node: &str) -> Result<ExitStatus> {
         let mut child = self.take_agent(node)?;

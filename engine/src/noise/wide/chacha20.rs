@@ -42,8 +42,8 @@ impl KeyStream {
     }
 
     /// The next block of each message, and the one after it. `meanwhile` is called [`DOUBLE_ROUNDS`] times, with how often
-    /// it was called before: the rounds leave much of the processor to somebody else, as long as neither waits for what
-    /// the other does.
+    /// it was called before: for what neither waits for the rounds nor they for it, so that a processor can do some of it
+    /// in their gaps.
     #[target_feature(enable = "avx512f")]
     #[inline]
     pub(super) fn next(&mut self, mut meanwhile: impl FnMut(usize)) -> [[__m512i; LANES]; 2] {

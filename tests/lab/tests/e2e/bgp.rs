@@ -119,9 +119,7 @@ fn bgp_inside_the_locations_and_the_mesh_between_them() -> Result<()> {
             })?;
             lab.rules(DEADLINE).all().with_context(|| format!("{flags:?}"))?;
             finds_its_neighbours_again(lab, "paris-1", LOCATIONS[0].1).with_context(|| format!("{flags:?}"))?;
-            for node in lab.nodes() {
-                lab.stop_agent(&node)?;
-            }
+            lab.stop_agents()?;
         }
         // What the mesh has taken back was never BIRD's.
         wait(lab, "BIRD's ways are all that is left", || {

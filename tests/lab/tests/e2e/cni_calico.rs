@@ -43,9 +43,7 @@ fn on_top_of_calico() -> Result<()> {
         lab.rules(DEADLINE).full_size(BETWEEN_LOCATIONS)?;
 
         lab.set_calico_network(CalicoNetwork::Vxlan)?;
-        for node in lab.nodes() {
-            lab.stop_agent(&node)?;
-        }
+        lab.stop_agents()?;
         lab.start_agents(&[&PACE[..], &CALICO, &["--mesh-granularity=full"]].concat())?;
         wait_leaders(lab, &["paris-1", "paris-2", "rome-1"])?;
         lab.rules(DEADLINE).all()

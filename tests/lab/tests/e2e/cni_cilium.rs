@@ -49,9 +49,7 @@ fn on_top_of_cilium() -> Result<()> {
         let counted = lab.exec("paris-1", &["nft", "list", "table", "inet", "test"])?;
         ensure!(counted.contains("counter packets") && !counted.contains("counter packets 0"), "{counted}");
 
-        for node in lab.nodes() {
-            lab.stop_agent(&node)?;
-        }
+        lab.stop_agents()?;
         start(lab, "vxlan", &["--mesh-granularity=full"])?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
         holds(lab)?;

@@ -49,9 +49,7 @@ fn on_top_of_a_provider_without_a_path_of_its_own() -> Result<()> {
         let used = lab.exec("paris-1", &["ip", "route", "get", "10.42.102.2"])?;
         ensure!(used.contains("dev eth0"), "{used}");
 
-        for node in lab.nodes() {
-            lab.stop_agent(&node)?;
-        }
+        lab.stop_agents()?;
         lab.start_agents(&[&PACE[..], &GENERIC, &["--mesh-granularity=full"]].concat())?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
         lab.rules(DEADLINE).all()

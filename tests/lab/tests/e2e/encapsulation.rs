@@ -334,9 +334,7 @@ fn without_local_only_the_way_to_the_leader_is_encapsulated() -> Result<()> {
             }
             lab.takes_no_more_than("paris-3-pod1", lab.pod_ip("rome-1-pod1")?, KILO_MTU)?;
             lab.takes_no_more_than("rome-1-pod1", lab.pod_ip("paris-3-pod1")?, KILO_MTU)?;
-            for node in lab.nodes() {
-                lab.stop_agent(&node)?;
-            }
+            lab.stop_agents()?;
             wait_route(lab, &members, &ours, false)?;
             for other in members {
                 ensure!(!route(lab, leader, &pod_cidr(lab, other)?)?.is_empty(), "the other CNI's route is gone");

@@ -134,9 +134,7 @@ fn full_size_packets_pass_and_larger_ones_are_told_so() -> Result<()> {
         }
 
         // With less in the tunnel than on the pods' links, it is the leader that has to tell.
-        for node in lab.nodes() {
-            lab.stop_agent(&node)?;
-        }
+        lab.stop_agents()?;
         start_agents(lab, &["--mtu=1350"])?;
         lab.wait_mesh(DEADLINE)?;
         ensure!(interface_mtu(lab, "paris-1", "kilo0")? == 1350);

@@ -40,9 +40,7 @@ fn mesh_of(label: &str, plugin: &Value, prepare: &str) -> Result<()> {
                 lab.add_pods(1)?;
             }
             lab.rules(DEADLINE).all().with_context(|| granularity.clone())?;
-            for node in lab.nodes() {
-                lab.stop_agent(&node)?;
-            }
+            lab.stop_agents()?;
         }
         for pod in lab.pods() {
             ensure!(interface_mtu(lab, &pod, "eth0")? == 1420, "{pod}");

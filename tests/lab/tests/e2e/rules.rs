@@ -33,7 +33,7 @@ fn kubernetes_rules_hold_at_each_granularity_with_and_without_encapsulation() ->
                     two_pods_of_one_node(lab)?;
                 }
                 lab.rules(DEADLINE).all().with_context(|| format!("{flags:?}"))?;
-                lab.nodes().iter().try_for_each(|node| lab.stop_agent(node).map(drop))?;
+                lab.stop_agents()?;
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::{Access, Api, Flow, Lab, Spec};
+use lab::{Access, Api, Flow, Lab, NodeSpec, Spec};
 
 /// How long a condition may take to come true, times [`lab::patience`]. Generous: the machine may be busy
 /// with other things.
@@ -64,6 +64,14 @@ pub fn three_locations(spec: Spec) -> Spec {
         .nodes("oslo", 1)
 }
 
+/// Two locations of two nodes each, in both families.
+pub fn two_of_each_family(spec: Spec) -> Spec {
+    let spec = spec.location("paris", Access::Elastic).location("rome", Access::Elastic);
+    [("paris-1", "paris"), ("paris-2", "paris"), ("rome-1", "rome"), ("rome-2", "rome")]
+        .into_iter()
+        .fold(spec, |spec, (node, location)| spec.node(NodeSpec::new(node, location).dual_stack()))
+}
+
 /// One location of each kind: on public addresses with two nodes, behind 1:1 NAT, and behind a router that
 /// masquerades.
 pub fn behind_nat(spec: Spec) -> Spec {
@@ -89,7 +97,7 @@ pub fn start_agents(lab: &Lab, flags: &[&str]) -> Result<()> {
 }
 
 /// Adds a node, its agent and one pod; gives the pod's name.
-pub fn join(lab: &Lab, node: lab::NodeSpec, name: &str) -> Result<String> {
+pub fn join(lab: &Lab, node: NodeSpec, name: &str) -> Result<String> {
     lab.create_node(node)?;
     lab.start_agent(name, &PACE)?;
     lab.add_pod(name)
