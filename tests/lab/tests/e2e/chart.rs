@@ -16,6 +16,8 @@ const WRITE: &str = "KG_WRITE_MANIFESTS";
 
 const DISTRIBUTIONS: [&str; 5] = ["bootkube", "generic", "k3s", "kubeadm", "typhoon"];
 const CNIS: [&str; 4] = ["calico", "cilium", "flannel", "kilo"];
+/// Providers that few clusters have: rendered for one distribution, the chart's values do the others.
+const FOR_GENERIC: [&str; 2] = ["antrea", "ovn-kubernetes"];
 
 /// A path in the repository.
 pub fn repository(path: &str) -> PathBuf {
@@ -38,6 +40,7 @@ fn name(distribution: &str, cni: &str) -> String {
 fn variants() -> Vec<(String, &'static str, Value)> {
     let agents = DISTRIBUTIONS.into_iter().flat_map(|distribution| CNIS.map(|cni| (distribution, cni)));
     let mut variants: Vec<_> = agents
+        .chain(FOR_GENERIC.map(|cni| ("generic", cni)))
         .map(|(distribution, cni)| {
             (name(distribution, cni), "kube-system", json!({ "distribution": distribution, "cni": cni }))
         })

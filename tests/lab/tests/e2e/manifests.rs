@@ -12,9 +12,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use lab::{Api, Lab, NodeSpec, RIGHTS, Spec};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use topology::compatibility::Mode;
+use topology::compatibility::{MODES, Mode};
 
-use crate::chart::{manifests, objects, repository};
+use crate::chart::{manifests, objects, render, repository};
 use crate::support::{DEADLINE, bring_up, chosen_api, in_lab, join, skipped, three_locations, wait, wait_route};
 
 /// All objects of all files, with the file's name.
@@ -36,21 +36,29 @@ fn strings(list: &Value) -> Vec<String> {
 fn kg_takes_the_flags_of_every_manifest() -> Result<()> {
     let mut seen = 0;
     for (name, object) in all()? {
-        let pod = &object["spec"]["template"]["spec"];
-        let containers = [&pod["initContainers"], &pod["containers"]].into_iter().filter_map(Value::as_array).flatten();
-        for container in containers {
-            let flags = strings(&container["args"]);
-            let flags = flags.iter().map(|flag| flag.replace("$(NODE_NAME)", "n").replace("$(NODE_IP)", "192.0.2.1"));
-            let args = Args::try_parse_from(["kg".to_owned()].into_iter().chain(flags));
-            let args = args.with_context(|| name.clone())?;
-            let given = args.command.is_some();
-            let options = args.validate().map_err(|error| anyhow!("{name}: {error}"))?;
-            ensure!(given || options.node.is_some(), "{name}: the agent is not told its node");
-            seen += 1;
-        }
+        seen += usize::from(!takes_flags(&name, &object)?.is_empty());
     }
-    ensure!(seen > 5, "only {seen} containers");
+    ensure!(seen > 5, "only {seen} objects run kg");
     Ok(())
+}
+
+/// The flags that the containers of an object give to kg, once it has taken them.
+fn takes_flags(name: &str, object: &Value) -> Result<Vec<String>> {
+    let pod = &object["spec"]["template"]["spec"];
+    let containers = [&pod["initContainers"], &pod["containers"]].into_iter().filter_map(Value::as_array).flatten();
+    let mut all = Vec::new();
+    for container in containers {
+        let flags = strings(&container["args"]);
+        let flags = flags.iter().map(|flag| flag.replace("$(NODE_NAME)", "n").replace("$(NODE_IP)", "192.0.2.1"));
+        let flags: Vec<String> = flags.collect();
+        let args = Args::try_parse_from(["kg"].into_iter().chain(flags.iter().map(String::as_str)));
+        let args = args.with_context(|| name.to_owned())?;
+        let given = args.command.is_some();
+        let options = args.validate().map_err(|error| anyhow!("{name}: {error}"))?;
+        ensure!(given || options.node.is_some(), "{name}: the agent is not told its node");
+        all.extend(flags);
+    }
+    Ok(all)
 }
 
 /// A field that the API does not have is dropped in silence, and an older API server than a manifest is for cannot tell.
@@ -190,11 +198,10 @@ pub fn install_kilos(lab: &Lab) -> Result<()> {
 }
 
 /// Rights in a manifest, as `verb resource.group`.
-fn granted(manifest: &str) -> Result<BTreeSet<String>> {
+fn granted(text: &str) -> Result<BTreeSet<String>> {
     let mut granted = BTreeSet::new();
-    let is_wanted = |(name, object): &&(String, Value)| name == manifest && object["kind"] == "ClusterRole";
-    for (_, object) in all()?.iter().filter(is_wanted) {
-        for rule in object["rules"].as_array().context("rules")? {
+    for role in objects(text)?.iter().filter(|object| object["kind"] == "ClusterRole") {
+        for rule in role["rules"].as_array().context("rules")? {
             for group in strings(&rule["apiGroups"]) {
                 for resource in strings(&rule["resources"]) {
                     granted.extend(strings(&rule["verbs"]).iter().map(|verb| format!("{verb} {resource}.{group}")));
@@ -219,7 +226,7 @@ fn the_service_account_has_exactly_the_rights_that_agents_use() -> Result<()> {
         lab.wait_mesh(DEADLINE)?;
         lab.stop_agent("rome-2")?;
 
-        let granted = granted("kilo-generic.yaml")?;
+        let granted = granted(&fs::read_to_string(repository("manifests/kilo-generic.yaml"))?)?;
         // A watch is noted when it has ended, a moment after its agent has.
         wait(lab, "every right is used", || {
             let used = used_rights(lab)?;
@@ -245,17 +252,26 @@ fn used_rights(lab: &Lab) -> Result<BTreeSet<String>> {
     Ok(used)
 }
 
+/// Each is told to the agents, which may ask for the objects that it keeps pod CIDRs in, and for no others.
 #[test]
-fn providers_that_keep_pod_cidrs_in_objects_of_their_own_may_be_asked() -> Result<()> {
-    let base = granted("kilo-generic.yaml")?;
-    for provider in ["calico", "cilium", "flannel"] {
-        let mode = Mode::named(provider).with_context(|| format!("no mode {provider}"))?;
-        let needed = mode.pod_cidr_source.resource().into_iter().flat_map(|resource| {
+fn every_provider_is_a_value_of_the_chart() -> Result<()> {
+    let of = |cni: &str| render("kube-system", &json!({ "cni": cni }));
+    let (base, values) = (granted(&of("kilo")?)?, fs::read_to_string(repository("charts/kilo/values.yaml"))?);
+    for Mode { name, pod_cidr_source, .. } in &MODES {
+        let text = of(name)?;
+        let needed = pod_cidr_source.resource().into_iter().flat_map(|resource| {
             ["list", "watch"].map(|verb| format!("{verb} {}.{}", resource.plural, resource.group))
         });
-        let expected: BTreeSet<_> = base.iter().cloned().chain(needed).collect();
-        let granted = granted(&format!("kilo-generic-{provider}.yaml"))?;
-        ensure!(granted == expected, "{provider}: {granted:?}, expected {expected:?}");
+        let (granted, expected) = (granted(&text)?, base.iter().cloned().chain(needed).collect());
+        ensure!(granted == expected, "{name}: {granted:?}, expected {expected:?}");
+
+        let given =
+            objects(&text)?.iter().map(|object| takes_flags(name, object)).collect::<Result<Vec<_>>>()?.concat();
+        for flag in ["--cni=false", "--local=false", &format!("--compatibility={name}"), "--internal-cidr=192.0.2.1/32"]
+        {
+            ensure!(given.iter().any(|given| given == flag), "{name}: {given:?} lack {flag}");
+        }
+        ensure!(values.contains(name), "values.yaml does not say that there is {name}");
     }
     Ok(())
 }
