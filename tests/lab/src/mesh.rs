@@ -31,6 +31,9 @@ pub(crate) type End = (String, Vec<IpAddr>);
 /// What is wrong with the source address that an end, the second, saw of another.
 pub(crate) type Judge<'a> = &'a (dyn Fn(&str, &str, &Reached) -> Result<(), String> + Sync);
 
+/// What [`Lab::meet`] is about.
+pub(crate) const ALL_MEET: &str = "every pod and node reaches every other";
+
 /// When a source stops probing. Each failure costs seconds; while waiting, one is enough to know.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
@@ -106,17 +109,18 @@ impl Lab {
     /// Waits until [`Lab::probe_mesh`] would find no pair that fails, and gives what it finds then. On
     /// the deadline the failure names a failing target of each source that has one.
     pub fn wait_mesh(&self, limit: Duration) -> Result<Vec<Pair>> {
-        self.wait_ends(limit, &self.ends()?, &has_its_source)
-    }
-
-    /// As [`Lab::wait_mesh`], for these ends and with a judge of one's own.
-    pub(crate) fn wait_ends(&self, limit: Duration, ends: &[End], judge: Judge<'_>) -> Result<Vec<Pair>> {
-        let mut pairs = Vec::new();
-        self.wait_until(limit, "every pod and node reaches every other", || {
-            pairs = self.probe_all(ends, Stop::AtFailure, judge)?;
-            check(&pairs)?;
+        let (ends, mut pairs) = (self.ends()?, Vec::new());
+        self.wait_until(limit, ALL_MEET, || {
+            pairs = self.meet(&ends, &has_its_source)?;
             Ok(true)
         })?;
+        Ok(pairs)
+    }
+
+    /// As [`Lab::probe_mesh`], for these ends and with a judge of one's own; an error if a pair fails.
+    pub(crate) fn meet(&self, ends: &[End], judge: Judge<'_>) -> Result<Vec<Pair>> {
+        let pairs = self.probe_all(ends, Stop::AtFailure, judge)?;
+        check(&pairs)?;
         Ok(pairs)
     }
 }

@@ -50,7 +50,16 @@ pub(crate) fn configure(host: &Space, arguments: &[&str]) -> Result<()> {
 
 /// Adds flows to a bridge, one a line as in ovs-ofctl(8).
 pub(crate) fn add_flows(host: &Space, bridge: &str, flows: &str) -> Result<()> {
-    host.exec_with_input(["ovs-ofctl", "--protocols=OpenFlow15", "add-flows", bridge, "-"], flows).map(drop)
+    open_flow(host, "add-flows", bridge, flows)
+}
+
+/// As [`add_flows`], of groups.
+pub(crate) fn add_groups(host: &Space, bridge: &str, groups: &str) -> Result<()> {
+    open_flow(host, "add-groups", bridge, groups)
+}
+
+fn open_flow(host: &Space, command: &str, bridge: &str, lines: &str) -> Result<()> {
+    host.exec_with_input(["ovs-ofctl", "--protocols=OpenFlow15", command, bridge, "-"], lines).map(drop)
 }
 
 /// Makes a port of a bridge of the host's end of a veth, whose other end is `eth0` of `pod`.

@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::kube_proxy::{ProxyMode, Service};
 use crate::lab::Lab;
-use crate::mesh::{End, has_its_source};
+use crate::mesh::{ALL_MEET, End, has_its_source};
 use crate::probe::{self, Reached};
 use crate::servers::HTTP_PORT;
 use crate::underlay::Addresses;
@@ -175,23 +175,33 @@ impl Rules<'_> {
 
     /// Pods and nodes reach each other's addresses, and those are the ones they see as their own.
     pub fn pods(&self) -> Result<()> {
-        let clients = self.clients()?;
-        let ends: Vec<End> = clients.iter().map(|client| (client.name.clone(), client.addresses.clone())).collect();
-        let is_pod = |name: &str| clients.iter().any(|client| client.name == name && client.is_pod);
-        let node = |name: &str| node_of(name, &clients).map(|node| node.name.clone());
-        self.lab.wait_ends(self.limit, &ends, &|from, to, reached| match (is_pod(from), is_pod(to)) {
-            _ if node(from) == node(to) => has_its_source(from, to, reached),
-            (true, false) if self.customs.masquerades_to_nodes => comes_from_node_of(from, &clients, reached),
-            // Inside a location by the provider's own way.
-            (false, true) if self.customs.masquerades_to_pods => {
-                has_its_source(from, to, reached).or_else(|_| comes_from_node_of(to, &clients, reached))
-            }
-            _ => has_its_source(from, to, reached),
+        let mut clients = Vec::new();
+        self.lab.wait_until(self.limit, ALL_MEET, || {
+            // Anew each time: the nodes' addresses follow the mesh.
+            clients = self.clients()?;
+            self.meet(&clients)?;
+            Ok(true)
         })?;
         for pod in clients.iter().filter(|client| client.is_pod) {
             self.has_its_addresses(pod)?;
         }
         Ok(())
+    }
+
+    fn meet(&self, clients: &[Client]) -> Result<()> {
+        let ends: Vec<End> = clients.iter().map(|client| (client.name.clone(), client.addresses.clone())).collect();
+        let is_pod = |name: &str| clients.iter().any(|client| client.name == name && client.is_pod);
+        let node = |name: &str| node_of(name, clients).map(|node| node.name.clone());
+        let judge = |from: &str, to: &str, reached: &Reached| match (is_pod(from), is_pod(to)) {
+            _ if node(from) == node(to) => has_its_source(from, to, reached),
+            (true, false) if self.customs.masquerades_to_nodes => comes_from_node_of(from, clients, reached),
+            // Inside a location by the provider's own way.
+            (false, true) if self.customs.masquerades_to_pods => {
+                has_its_source(from, to, reached).or_else(|_| comes_from_node_of(to, clients, reached))
+            }
+            _ => has_its_source(from, to, reached),
+        };
+        self.lab.meet(&ends, &judge).map(drop)
     }
 
     /// Pods, and nodes with their internal addresses; IPv6 for nodes that have IPv6 pods.
@@ -238,8 +248,7 @@ impl Rules<'_> {
     pub fn services(&self, mode: ProxyMode) -> Result<()> {
         self.with_services(mode, |_, services| {
             self.lab.wait_until(self.limit, &format!("services by {mode:?} lead to their pods"), || {
-                // Anew each time: the nodes' addresses follow the mesh.
-                let clients = &self.clients()?;
+                let clients = &self.clients()?; // As above.
                 let results: Vec<Result<()>> = thread::scope(|scope| {
                     let ask = |client| scope.spawn(move || self.asks(client, clients, services));
                     let workers: Vec<_> = clients.iter().map(ask).collect();

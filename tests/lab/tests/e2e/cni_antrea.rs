@@ -23,18 +23,17 @@ fn on_top_of_antrea() -> Result<()> {
         for node in lab.nodes() {
             lab.add_antrea_pod(&node)?;
         }
-        let rules = lab.antrea_rules(DEADLINE);
-        rules.pods()?;
+        lab.antrea_rules(DEADLINE).all_of_size(BETWEEN_PODS)?;
+        let rules = lab.antrea_rules_without_proxy(DEADLINE);
         rules.services(ProxyMode::Nftables)?;
         rules.services(ProxyMode::Iptables)?;
-        rules.full_size(BETWEEN_PODS)?;
         wait_leaders(lab, &["paris-1", "rome-1"])?;
         tunnel_is_inside(lab, "paris-1", "paris-2", "rome-2")?;
 
         lab.stop_agents()?;
         start_agents(lab, &[&ANTREA[..], &["--mesh-granularity=full"]].concat())?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
-        rules.full_size(BETWEEN_PODS)?;
+        lab.antrea_rules(DEADLINE).all_of_size(BETWEEN_PODS)?;
         tunnel_is_inside(lab, "paris-2", "paris-2", "rome-2")
     })
 }

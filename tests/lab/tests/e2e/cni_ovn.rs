@@ -33,7 +33,7 @@ fn on_top_of_ovn_kubernetes() -> Result<()> {
         lab.stop_agents()?;
         start_agents(lab, &[&OVN[..], &["--mesh-granularity=full"]].concat())?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
-        lab.ovn_rules(DEADLINE).full_size(BETWEEN_PODS)?;
+        lab.ovn_rules(DEADLINE).all_of_size(BETWEEN_PODS)?;
         tunnel_is_inside(lab, "paris-2", "paris-2", "rome-2")
     })
 }
