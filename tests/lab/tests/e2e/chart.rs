@@ -37,7 +37,7 @@ fn name(distribution: &str, cni: &str) -> String {
 }
 
 /// Each file in `manifests/` that is made of the chart, with its namespace and what it changes in the chart's values.
-fn variants() -> Vec<(String, &'static str, Value)> {
+pub fn variants() -> Vec<(String, &'static str, Value)> {
     let agents = DISTRIBUTIONS.into_iter().flat_map(|distribution| CNIS.map(|cni| (distribution, cni)));
     let mut variants: Vec<_> = agents
         .chain(FOR_GENERIC.map(|cni| ("generic", cni)))

@@ -23,6 +23,7 @@ mod external;
 mod flags;
 mod forced;
 mod guides;
+mod helm;
 mod hostile;
 mod http;
 mod image;

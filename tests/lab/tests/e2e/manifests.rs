@@ -122,7 +122,7 @@ fn no_container_has_more_rights_than_it_needs() -> Result<()> {
     Ok(())
 }
 
-fn real_only() -> Result<Option<()>> {
+pub fn real_only() -> Result<Option<()>> {
     if chosen_api()? == Api::Real {
         return Ok(Some(()));
     }
@@ -130,7 +130,7 @@ fn real_only() -> Result<Option<()>> {
     Ok(None)
 }
 
-fn kubectl(lab: &Lab, arguments: &[&str]) -> Result<String> {
+pub fn kubectl(lab: &Lab, arguments: &[&str]) -> Result<String> {
     let kubeconfig = format!("--kubeconfig={}", lab.kubeconfig_on_hosts().display());
     lab.exec("control", &[&["kubectl", &kubeconfig], arguments].concat())
 }
