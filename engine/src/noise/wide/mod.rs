@@ -26,7 +26,9 @@ use super::crypto::{HASH, TAG};
 pub(crate) const LANES: usize = 8;
 
 /// A transport key on a processor that has what this needs.
-pub(crate) struct Key(Zeroizing<[u32; HASH / 4]>);
+pub(crate) struct Key(
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "there is no key"))] Zeroizing<[u32; HASH / 4]>,
+);
 
 impl Key {
     /// `None` if the processor has not what this needs.
