@@ -3,7 +3,7 @@
 //!
 //! Helm checks values by `values.schema.json` (JSON schema, draft 7) and leaves what is in `crds/` in the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, anyhow, ensure};
 use lab::{Lab, Spec};
 use serde_json::{Value, json};
+use topology::compatibility::MODES;
 
 use crate::chart::{objects, repository, variants};
 use crate::manifests::{kubectl, real_only};
@@ -134,6 +135,18 @@ fn values_that_cannot_be_right_are_refused_by_name() -> Result<()> {
     }
     let good = json!({ "agent": { "cpu": 0.1, "memory": "64Mi", "httpAllow": ["any"], "args": ["--mtu=1400"] } });
     helm.template("kube-system", &good).map(drop)
+}
+
+/// A provider that the agent knows is one that the chart takes.
+#[test]
+fn the_schema_has_every_provider_of_the_agents() -> Result<()> {
+    let schema = fs::read_to_string(repository("charts/kilo/values.schema.json"))?;
+    let schema: Value = serde_json::from_str(&schema)?;
+    let known = &schema["properties"]["cni"]["enum"];
+    let known: BTreeSet<_> = known.as_array().context("cni")?.iter().filter_map(Value::as_str).collect();
+    let expected: BTreeSet<_> = MODES.iter().map(|mode| mode.name).chain(["kilo"]).collect();
+    ensure!(known == expected, "{known:?}, expected {expected:?}");
+    Ok(())
 }
 
 /// Helm beside the API server of a lab.
