@@ -218,7 +218,9 @@ impl State {
             PodCidrSource::Annotation(key) => {
                 let text = own.annotations.get(&**key).map(String::as_str).unwrap_or_default();
                 let (cidrs, wrong) = compatibility::listed(text);
-                let warn = |text: &String| Warning::node(&own.name, key, format!("{text:?} ignored: expected a CIDR"));
+                let warn = |text: &String| {
+                    Warning::node(&own.name, key, format!("{text:?} ignored: expected a CIDR or an address"))
+                };
                 (Some(cidrs), wrong.iter().map(warn).collect())
             }
             PodCidrSource::CiliumNode | PodCidrSource::CalicoBlocks => {

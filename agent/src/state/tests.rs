@@ -296,5 +296,5 @@ fn an_annotation_may_say_the_own_pod_cidrs() {
     let outcome = apply(&mut state, me, 0);
     assert_eq!(own_pod_cidrs(&state), ["10.44.1.0/24"]);
     let [Notice::Object(warning)] = &outcome.notices[..] else { panic!("{:?}", outcome.notices) };
-    assert_eq!(warning.to_string(), "node/me: example.com/pods: \"x\" ignored: expected a CIDR");
+    assert_eq!(warning.to_string(), "node/me: example.com/pods: \"x\" ignored: expected a CIDR or an address");
 }

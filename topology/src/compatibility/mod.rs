@@ -36,6 +36,10 @@ const fn mode(name: &'static str, path: Path, pod_cidr_source: PodCidrSource) ->
 /// What OVN-Kubernetes writes a node's subnets to.
 const OVN_SUBNETS: PodCidrSource = PodCidrSource::Annotation(Cow::Borrowed("k8s.ovn.org/node-subnets"));
 
+/// What Kube-OVN writes a node's addresses in its join subnet to. Its pods' subnets are the cluster's, so these are all
+/// that a node has of its own there.
+const KUBE_OVN_ADDRESSES: PodCidrSource = PodCidrSource::Annotation(Cow::Borrowed("ovn.kubernetes.io/ip_address"));
+
 /// All modes. `generic` stands for every provider that has no row.
 pub const MODES: [Mode; 14] = [
     mode("flannel", Path::Flannel, PodCidrSource::Spec),
@@ -45,7 +49,7 @@ pub const MODES: [Mode; 14] = [
     mode("kube-router", Path::Own, PodCidrSource::Spec),
     mode("bird", Path::Own, PodCidrSource::Spec),
     mode("ovn-kubernetes", Path::Own, OVN_SUBNETS),
-    mode("kube-ovn", Path::Own, PodCidrSource::Spec),
+    mode("kube-ovn", Path::Own, KUBE_OVN_ADDRESSES),
     mode("antrea", Path::Own, PodCidrSource::Spec),
     mode("weave", Path::Own, PodCidrSource::Spec),
     mode("romana", Path::Own, PodCidrSource::Spec),

@@ -4,7 +4,7 @@
 //! ([`annotations::POD_CIDRS`](crate::annotations::POD_CIDRS)), so that neither they nor kgctl need know the
 //! provider.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -107,8 +107,8 @@ impl PodCidrSource {
 }
 
 /// The CIDRs in `text`: separated by commas or white space, or JSON, in which those of OVN-Kubernetes'
-/// network `default` count, e.g. `{"default":["10.244.0.0/24","fd00::/64"]}`. What is no CIDR is given back
-/// as it is.
+/// network `default` count, e.g. `{"default":["10.244.0.0/24","fd00::/64"]}`. An address is the CIDR of itself alone; what
+/// is neither is given back as it is.
 pub fn listed(text: &str) -> (Vec<IpNet>, Vec<String>) {
     as_cidrs(match serde_json::from_str(text) {
         Ok(Value::Object(networks)) => strings(networks.get("default").unwrap_or(&Value::Null)),
@@ -129,7 +129,7 @@ pub(super) fn strings_as_cidrs(value: &Value) -> (Vec<IpNet>, Vec<String>) {
 fn as_cidrs(texts: Vec<String>) -> (Vec<IpNet>, Vec<String>) {
     let (mut cidrs, mut wrong) = (Vec::new(), Vec::new());
     for text in texts {
-        match text.parse() {
+        match text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into())) {
             Ok(cidr) => cidrs.push(cidr),
             Err(_) => wrong.push(text),
         }
@@ -171,7 +171,8 @@ mod tests {
             (r#"["10.1.0.0/24", 5]"#, "10.1.0.0/24", "5"),
             (r#"{"default":{"a":1}}"#, "", r#"{"a":1}"#),
             (r#"{"blue":["10.9.0.0/24"]}"#, "", ""),
-            ("10.1.0.0/24,10.1.0.7", "10.1.0.0/24", "10.1.0.7"),
+            ("100.64.0.2,fd00:100:64::2", "100.64.0.2/32 fd00:100:64::2/128", ""),
+            ("10.1.0.0/24,10.1.0", "10.1.0.0/24", "10.1.0"),
             ("", "", ""),
         ] {
             let (cidrs, said) = listed(text);

@@ -8,6 +8,8 @@ mod antrea;
 mod calico;
 mod cilium;
 mod flannel;
+mod kube_ovn;
+mod ovn;
 mod ovn_kubernetes;
 mod routed;
 

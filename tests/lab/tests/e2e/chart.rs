@@ -17,7 +17,7 @@ const WRITE: &str = "KG_WRITE_MANIFESTS";
 const DISTRIBUTIONS: [&str; 5] = ["bootkube", "generic", "k3s", "kubeadm", "typhoon"];
 const CNIS: [&str; 4] = ["calico", "cilium", "flannel", "kilo"];
 /// Providers that few clusters have: rendered for one distribution, the chart's values do the others.
-const FOR_GENERIC: [&str; 2] = ["antrea", "ovn-kubernetes"];
+const FOR_GENERIC: [&str; 3] = ["antrea", "kube-ovn", "ovn-kubernetes"];
 
 /// A path in the repository.
 pub fn repository(path: &str) -> PathBuf {
