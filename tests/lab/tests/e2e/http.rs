@@ -10,7 +10,7 @@ use lab::{Access, Lab, Spec};
 use serde_json::{Value, json};
 
 use crate::chart::{manifests, repository};
-use crate::support::{bring_up, in_lab, wait};
+use crate::support::{UNHURRIED, add_agent_pod, bring_up, in_lab, wait};
 
 fn get(lab: &Lab, node: &str, path: &str) -> Result<String> {
     lab.exec(node, &["curl", "-sS", "-m", "10", &format!("http://127.0.0.1:1107{path}")])
@@ -29,8 +29,9 @@ fn metrics_and_health_tell_how_it_is() -> Result<()> {
         spec.location("paris", Access::Public).location("rome", Access::Public).nodes("paris", 2).nodes("rome", 1)
     };
     in_lab("http", two, |lab| {
-        bring_up(lab, &[&as_shipped()?])?;
+        bring_up(lab, &[&as_shipped()?, &UNHURRIED])?;
         only_nodes_see_more_than_health(lab)?;
+        what_nobody_should_ask_is_refused(lab)?;
         all_ways_lead_to_the_agents_where_the_api_server_is_on_a_node(lab)?;
         lab.apply_peer(
             "laptop",
@@ -93,9 +94,10 @@ fn only_nodes_see_more_than_health(lab: &Lab) -> Result<()> {
     };
     let closed = ["/", "/page.js", "/page.css", "/mesh", "/metrics", "/graph", "/status", "/diagnose"];
     for pod in ["paris-1-pod1", "paris-2-pod1", "rome-1-pod1"] {
-        for path in ["/health", "/livez", "/readyz"] {
+        for path in ["/health", "/livez"] {
             ensure!(code(pod, &[&url(path)])? == "200", "{pod}: {path}");
         }
+        wait(lab, &format!("{pod} sees that the agent is ready"), || Ok(code(pod, &[&url("/readyz")])? == "200"))?;
         for path in closed {
             ensure!(code(pod, &[&url(path)])? == "403", "{pod}: {path}");
         }
@@ -124,6 +126,39 @@ fn only_nodes_see_more_than_health(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Whoever is admitted may ask anything in any way: each is answered, in words where there are some, and never with what
+/// was asked for.
+fn what_nobody_should_ask_is_refused(lab: &Lab) -> Result<()> {
+    let probe = |body: &'static str| ["-H", "Content-Type: application/json", "-d", body, "/probe"].to_vec();
+    let table = [
+        (vec!["-X", "DELETE", "/metrics"], "405", ""),
+        (vec!["-X", "POST", "/graph"], "405", ""),
+        (vec!["/probe"], "405", ""),
+        (vec!["/metrics/"], "404", ""),
+        (vec!["--path-as-is", "/../../etc/passwd"], "404", ""),
+        (vec!["/graph?format=%00"], "400", "unknown format: expected one of svg, "),
+        (vec!["/graph?format=svg%3Bid"], "400", "unknown format"),
+        (vec!["/graph?layout=../x"], "400", "unknown layout: expected one of circo, "),
+        (vec!["/graph?layout=%ff"], "400", "unknown layout"),
+        (vec!["/graph?format="], "200", "<svg "),
+        (vec!["/status?node=%3Cscript%3E"], "404", "no leader of this mesh has this name"),
+        (vec!["/status?node=../../x"], "404", "no leader of this mesh has this name"),
+        (vec!["/status?node="], "404", "no leader of this mesh has this name"),
+        (probe("{}"), "400", "this is no probe"),
+        (probe(r#"{"mtu":{"node":"nobody"}}"#), "409", "node/nobody is not part of the mesh"),
+        (probe(r#"{"knock":{"node":"rome-1","token":"zz"}}"#), "400", "a token is 32 hexadecimal digits"),
+    ];
+    for (mut request, code, answer) in table {
+        let url = format!("http://127.0.0.1:1107{}", request.pop().unwrap_or_default());
+        let curl = ["curl", "-sS", "-m", "10", "-w", "\n%{http_code}", "--globoff"];
+        let said = lab.exec("paris-1", &[&curl[..], &request, &[&url]].concat())?;
+        let (body, found) = said.rsplit_once('\n').context("curl writes the code last")?;
+        ensure!(found == code && body.contains(answer), "{request:?} {url}: {found}: {body}");
+        ensure!(!body.contains("script>"), "{url}: {body}");
+    }
+    wait(lab, "the agent is well", || Ok(status(lab, "paris-1", "/readyz")? == "200"))
+}
+
 /// What the docs promise of the shipped manifests: people's commands, each on a way that is there by default.
 fn all_ways_lead_to_the_agents_where_the_api_server_is_on_a_node(lab: &Lab) -> Result<()> {
     let address = NodeAddress { type_: "InternalIP".to_owned(), address: lab::CONTROL.to_string() };
@@ -134,12 +169,18 @@ fn all_ways_lead_to_the_agents_where_the_api_server_is_on_a_node(lab: &Lab) -> R
         let patch = Patch::Merge(json!({ "status": { "addresses": addresses } }));
         nodes.patch_status("paris-1", &PatchParams::default(), &patch).await
     })?;
+    for node in ["paris-1", "paris-2", "rome-1"] {
+        add_agent_pod(lab, node)?;
+    }
     for command in [
         "status --via=node",
+        "status --via=pod",
         "status --via=direct",
         "doctor --via=node",
+        "doctor --via=pod",
         "doctor --via=direct",
         "verify --encrypted --via=node",
+        "verify --encrypted --via=pod",
         "verify --encrypted --via=direct",
     ] {
         wait(lab, &format!("kgctl {command}"), || {

@@ -1,12 +1,10 @@
 //! `kgctl status`: what it says of a mesh that works, and of one with things broken one after the other.
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, Patch, PatchParams, PostParams};
 use lab::Lab;
 use serde_json::{Value, json};
 
-use crate::support::{UNHURRIED, behind_nat, bring_up, in_lab, wait};
+use crate::support::{UNHURRIED, add_agent_pod, behind_nat, bring_up, in_lab, wait};
 
 #[test]
 fn the_status_says_how_the_mesh_is() -> Result<()> {
@@ -93,17 +91,7 @@ fn each_way_leads_to_the_agents(lab: &Lab) -> Result<()> {
         ensure!(code == Some(3) && troubles(&none) == [expected], "{none:#}");
         Ok(true)
     })?;
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": { "name": "kilo-oslo", "labels": { "app.kubernetes.io/name": "kilo" } },
-        "spec": { "nodeName": "oslo-1", "hostNetwork": true, "containers": [{ "name": "kg", "image": "kg" }] },
-    }))?;
-    let address = lab.addresses("oslo-1")?.managed;
-    let running = json!({ "status": { "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }] } });
-    lab.block_on(async {
-        let pods: Api<Pod> = Api::namespaced(lab.client(), "kube-system");
-        pods.create(&PostParams::default(), &pod).await?;
-        pods.patch_status("kilo-oslo", &PatchParams::default(), &Patch::Merge(running)).await
-    })?;
+    add_agent_pod(lab, "oslo-1")?;
     wait(lab, "the pod leads to the agent", || {
         let (one, code) = status(lab, &["--via=pod", "oslo-1"])?;
         ensure!(code == Some(0) && node(&one, "oslo-1")?["agent"]["state"] == "answered", "{one:#}");
@@ -114,7 +102,7 @@ fn each_way_leads_to_the_agents(lab: &Lab) -> Result<()> {
         let said = troubles(&wrong).join("\n");
         ensure!(code == Some(3), "{code:?}: {said}");
         let [pod, node] =
-            ["pod kube-system/kilo-oslo", "the node"].map(|to| format!("by the proxy to {to}: error trying"));
+            ["pod kube-system/kilo-oslo-1", "the node"].map(|to| format!("by the proxy to {to}: error trying"));
         ensure!(said.contains(&pod) && said.contains(&node) && said.contains("; directly to 10."), "{said}");
         Ok(true)
     })

@@ -6,7 +6,10 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams, PostParams};
 use lab::{Access, Api, Flow, Lab, NodeSpec, Spec};
+use serde_json::json;
 
 /// How long a condition may take to come true, times [`lab::patience`]. Generous: the machine may be busy
 /// with other things.
@@ -249,6 +252,23 @@ pub fn same_snapshot(before: &BTreeSet<String>, after: &BTreeSet<String>, what: 
     let gone: Vec<_> = before.difference(after).collect();
     let new: Vec<_> = after.difference(before).collect();
     ensure!(gone.is_empty() && new.is_empty(), "{what}:\ngone: {gone:#?}\nnew: {new:#?}");
+    Ok(())
+}
+
+/// Makes the object of a pod that the agent of `node` could run in; in a lab agents are no pods.
+pub fn add_agent_pod(lab: &Lab, node: &str) -> Result<()> {
+    let name = format!("kilo-{node}");
+    let pod = serde_json::from_value(json!({
+        "metadata": { "name": name, "labels": { "app.kubernetes.io/name": "kilo" } },
+        "spec": { "nodeName": node, "hostNetwork": true, "containers": [{ "name": "kg", "image": "kg" }] },
+    }))?;
+    let address = lab.addresses(node)?.managed;
+    let running = json!({ "status": { "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }] } });
+    lab.block_on(async {
+        let pods: kube::Api<Pod> = kube::Api::namespaced(lab.client(), "kube-system");
+        pods.create(&PostParams::default(), &pod).await?;
+        pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(running)).await
+    })?;
     Ok(())
 }
 
