@@ -22,8 +22,9 @@ const CHAIN: &str = "KILO-FORWARD";
 /// What our rule in FORWARD selects by and does, as iptables takes and prints it.
 const JUMP: [&str; 6] = ["-m", "comment", "--comment", "Kilo: forward packets of the mesh", "-j", CHAIN];
 
-/// How long to wait for others that change tables, in seconds (`-w`).
-const LOCK_WAIT: &str = "5";
+/// Others that change tables are waited for. Not for a number of seconds: iptables does not put off the alarm that ends
+/// the wait once it has the lock, and is interrupted in its work when that takes longer. [`run`] has a limit.
+const WAIT: &str = "-w";
 
 /// One implementation for one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +104,7 @@ fn rules(v4: bool, networks: &BTreeSet<IpNet>) -> Vec<String> {
 
 /// Runs iptables; what it refuses, with exit status and message, is for the caller to judge.
 async fn ask(program: &str, arguments: &[&str]) -> Result<String, Refused> {
-    run(program, &[&["-w", LOCK_WAIT], arguments].concat(), "").await
+    run(program, &[&[WAIT], arguments].concat(), "").await
 }
 
 async fn accept(variant: Variant, networks: &BTreeSet<IpNet>) -> Result<(), Error> {
@@ -123,7 +124,7 @@ async fn accept(variant: Variant, networks: &BTreeSet<IpNet>) -> Result<(), Erro
         input += &format!("-I FORWARD 1 {m} {comment} {flag} \"{text}\" {jump} {chain}\n");
     }
     input += "COMMIT\n";
-    let restored = run(&format!("{program}-restore"), &["-w", LOCK_WAIT, "--noflush"], &input).await;
+    let restored = run(&format!("{program}-restore"), &[WAIT, "--noflush"], &input).await;
     restored.map(drop).map_err(|source| Error::Iptables { action: "apply", program, source })
 }
 

@@ -45,7 +45,7 @@ fn what_is_in_use_is_told_kept_and_undone() {
             let (v4, v6) = (format!("iptables-{in_use}"), format!("ip6tables-{in_use}"));
             for program in [&v4, &v6] {
                 run(&format!("{program} -w 5 -P FORWARD DROP"));
-                run(&format!("{program} -w 5 -A FORWARD -p tcp -j DROP"));
+                run(&format!("{program} -w -A FORWARD -p tcp -j DROP"));
             }
             let (before4, before6) = (forward(&v4), forward(&v6));
             let wanted = networks(&["10.42.1.0/24", "10.1.0.2/32", "fd42:1::/64"]);
@@ -64,11 +64,11 @@ fn what_is_in_use_is_told_kept_and_undone() {
                 assert!(!now.contains(&"-A KILO-FORWARD -j DROP".to_owned()), "{now:#?}");
             }
             // It went with -F FORWARD.
-            run(&format!("{v4} -w 5 -A FORWARD -p tcp -j DROP"));
+            run(&format!("{v4} -w -A FORWARD -p tcp -j DROP"));
 
             // A copy of the jump goes, too.
             let mut copy = Command::new(&v4);
-            copy.args(["-w", "5", "-A", "FORWARD", "-m", "comment", "--comment", "Kilo: forward packets of the mesh"]);
+            copy.args(["-w", "-A", "FORWARD", "-m", "comment", "--comment", "Kilo: forward packets of the mesh"]);
             assert!(copy.args(["-j", "KILO-FORWARD"]).status().unwrap().success());
             no_errors(iptables::set(Some(&networks(&["10.42.9.0/24"]))).await);
             assert_eq!(forward(&v6).len(), 4, "none is left for IPv6");

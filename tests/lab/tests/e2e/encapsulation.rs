@@ -111,7 +111,7 @@ fn make_it_hard(lab: &Lab) -> Result<()> {
         conflist["plugins"][0]["mtu"] = json!(1500);
         std::fs::write(&path, conflist.to_string())?;
         for program in ["iptables", "ip6tables"] {
-            lab.exec(node, &[&format!("{program}-{kind}"), "-w", "10", "-P", "FORWARD", "DROP"])?;
+            lab.exec(node, &[&format!("{program}-{kind}"), "-w", "-P", "FORWARD", "DROP"])?;
         }
     }
     Ok(())
@@ -149,7 +149,7 @@ fn is_joined_by(tunnel: &Tunnel) -> Result<()> {
             every_path_takes_what_it_should(lab, tunnel, &laptop)?;
             segments_are_clamped(lab, tunnel)?;
             strangers_are_kept_out(lab, tunnel)?;
-            for damage in tunnel.damages.iter().chain(&["iptables-nft -w 10 -F FORWARD"]) {
+            for damage in tunnel.damages.iter().chain(&["iptables-nft -F FORWARD"]) {
                 is_repaired(lab, damage)?;
             }
 
