@@ -29,7 +29,7 @@ use topology::{
         Diagnosis,
         diagnosis::{CniDirectory, Interface, Port, Settings},
     },
-    report::Report,
+    report::{Backend, Report},
 };
 
 use crate::{
@@ -93,7 +93,9 @@ impl Diagnoser {
         let names: Vec<String> = interfaces.iter().flatten().map(|(name, _)| name.clone()).collect();
         let forward_drops = firewall::forward_drops().await;
         let (port, conflist) = (self.settings.port, self.conflist.clone());
-        let files = spawn_blocking(move || Files::read(&names, port, conflist.as_deref())).await.unwrap_or_default();
+        let by_kernel = report.leader && report.backend == Some(Backend::Kernel) && report.listen_port == Some(port);
+        let read = move || Files::read(&names, port, by_kernel, conflist.as_deref());
+        let files = spawn_blocking(read).await.unwrap_or_default();
         Diagnosis {
             report,
             clock_ms: clock_ms(),
@@ -146,14 +148,14 @@ struct Files {
 }
 
 impl Files {
-    fn read(interfaces: &[String], port: u16, conflist: Option<&Path>) -> Self {
+    fn read(interfaces: &[String], port: u16, by_kernel: bool, conflist: Option<&Path>) -> Self {
         let release = std::fs::read_to_string(RELEASE);
         let has = |kind: &str| Path::new(MODULES).join(kind).exists();
         Self {
             kernel: release.ok().map(|text| text.trim().to_owned()),
             kinds: KINDS.into_iter().map(|kind| (kind.to_owned(), has(kind))).collect(),
             sysctls: sysctl::read(interfaces),
-            port: port::read(port).ok(),
+            port: port::read(port, by_kernel).ok(),
             cni: conflist.map(cni::read),
         }
     }

@@ -16,20 +16,25 @@ const OTHERS: usize = 8;
 struct Socket {
     address: IpAddr,
     port: u16,
-    /// 0 for the kernel's own, which WireGuard's are.
     inode: u64,
 }
 
-/// Who listens at `port` in the own network namespace.
-pub(super) fn read(port: u16) -> io::Result<Port> {
+/// Who listens at `port` in the own network namespace. `by_kernel`: the kernel's WireGuard does.
+pub(super) fn read(port: u16, by_kernel: bool) -> io::Result<Port> {
     let mut text = fs::read_to_string("/proc/thread-self/net/udp")?;
     // A kernel without IPv6 has no such file.
     text.push_str(&fs::read_to_string("/proc/thread-self/net/udp6").unwrap_or_default());
-    let own = own_sockets()?;
-    let sockets = text.lines().filter_map(socket).filter(|socket| socket.port == port);
-    let (mine, others): (Vec<_>, Vec<_>) = sockets.partition(|socket| socket.inode == 0 || own.contains(&socket.inode));
+    Ok(judge(port, text.lines().filter_map(socket), &own_sockets()?, by_kernel))
+}
+
+/// Whose these sockets are. Those of the kernel's WireGuard have inodes like anybody's, but no descriptor anywhere; what
+/// tells them is that they are at all addresses, where nobody else can be while they are.
+fn judge(port: u16, sockets: impl Iterator<Item = Socket>, own: &BTreeSet<u64>, by_kernel: bool) -> Port {
+    let (mine, others): (Vec<_>, Vec<_>) = sockets
+        .filter(|socket| socket.port == port)
+        .partition(|socket| own.contains(&socket.inode) || by_kernel && socket.address.is_unspecified());
     let shown = others.iter().take(OTHERS).map(|socket| std::net::SocketAddr::new(socket.address, port).to_string());
-    Ok(Port { port, own: !mine.is_empty(), others: shown.collect() })
+    Port { port, own: !mine.is_empty(), others: shown.collect() }
 }
 
 /// A line of the list; `None` for its headings.
@@ -89,15 +94,30 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_sockets_are_told_from_others() {
+        let at = |address: &str, inode| Socket { address: address.parse().unwrap(), port: 7, inode };
+        let sockets = || [at("0.0.0.0", 10), at("::", 11), at("192.0.2.1", 12)].into_iter();
+        let told = |own: bool, others: &[&str]| Port {
+            port: 7,
+            own,
+            others: others.iter().map(|other| (*other).to_owned()).collect(),
+        };
+        let own = BTreeSet::from([12]);
+        assert_eq!(judge(7, sockets(), &own, false), told(true, &["0.0.0.0:7", "[::]:7"]));
+        assert_eq!(judge(7, sockets(), &BTreeSet::new(), true), told(true, &["192.0.2.1:7"]));
+        assert_eq!(judge(8, sockets(), &own, true), Port { port: 8, own: false, others: vec![] });
+    }
+
+    #[test]
     fn the_own_socket_is_told_from_none() {
         let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        assert_eq!(read(port).unwrap(), Port { port, own: true, others: vec![] });
+        assert_eq!(read(port, false).unwrap(), Port { port, own: true, others: vec![] });
         drop(taken);
         // A program that another test starts has it, too, until its file is executed.
         let deadline = Instant::now() + Duration::from_secs(60);
-        while read(port).unwrap() != (Port { port, own: false, others: vec![] }) {
-            assert!(Instant::now() < deadline, "{:?}", read(port).unwrap());
+        while read(port, false).unwrap() != (Port { port, own: false, others: vec![] }) {
+            assert!(Instant::now() < deadline, "{:?}", read(port, false).unwrap());
             thread::sleep(Duration::from_millis(5));
         }
     }
