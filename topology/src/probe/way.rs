@@ -61,9 +61,12 @@ impl Way {
     }
 
     /// Source and destination of marked datagrams: the first address of each node's pod CIDR of this
-    /// family. It is what a node's own bridge has, where there is one, and never a pod's.
+    /// family, or the only one. It is what a node's own bridge has, where there is one, and never a pod's.
     pub fn ends(&self, family: Family) -> Option<(IpAddr, IpAddr)> {
-        let first = |cidrs: &[IpNet]| nth(*cidrs.iter().find(|cidr| family.has(cidr.addr()))?, 1);
+        let first = |cidrs: &[IpNet]| {
+            let cidr = *cidrs.iter().find(|cidr| family.has(cidr.addr()))?;
+            nth(cidr, 1).or_else(|| nth(cidr, 0))
+        };
         Some((first(&self.own_pods)?, first(&self.target_pods)?))
     }
 }
@@ -133,8 +136,10 @@ mod tests {
         let ends = |family| way.ends(family).map(|(from, to)| format!("{from} {to}")).unwrap();
         assert_eq!(ends(Family::Ipv4), "10.42.1.1 10.42.4.1");
         assert_eq!(ends(Family::Ipv6), "fd42:1::1 fd42:4::1");
-        let one_family = Way { target_pods: vec!["10.42.4.0/24".parse().unwrap()], ..way };
+        let one_family = Way { target_pods: vec!["10.42.4.0/24".parse().unwrap()], ..way.clone() };
         assert_eq!(one_family.ends(Family::Ipv6), None);
+        let one_address = Way { target_pods: vec!["100.64.0.5/32".parse().unwrap()], ..way };
+        assert_eq!(one_address.ends(Family::Ipv4).unwrap().1.to_string(), "100.64.0.5");
     }
 
     #[test]

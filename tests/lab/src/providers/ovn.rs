@@ -1,5 +1,5 @@
-//! OVN itself, for the providers that are made of it: one set of databases on the first node, and a chassis on each; pods, load balancers and access lists, which these providers
-//! make alike. Packets between chassis are in Geneve over IPv4.
+//! OVN itself, for the providers that are made of it: one set of databases on the first node, and a chassis on each; pods,
+//! load balancers and access lists, which these providers make alike. Packets between chassis are in Geneve over IPv4.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

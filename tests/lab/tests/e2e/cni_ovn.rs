@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Lab, Rules};
+use serde_json::Value;
 
 use crate::support::{
     DEADLINE, annotation, in_lab, skipped, start_agents, tunnel_is_inside, two_of_each_family, wait, wait_leaders,
@@ -35,7 +36,13 @@ fn on_top_of_kube_ovn() -> Result<()> {
         ensure!(used.contains("via 100.64.0.1 dev ovn0 src 100.64.0.2"), "{used}");
         let used = lab.exec("paris-1", &["ip", "route", "get", "100.64.0.5"])?;
         ensure!(used.contains("dev kilo0 table 1109"), "{used}");
-        lab.ping("paris-2", Ipv4Addr::new(100, 64, 0, 5)).map(drop)
+        lab.ping("paris-2", Ipv4Addr::new(100, 64, 0, 5))?;
+        wait(lab, "kgctl sees between these addresses that the mesh is encrypted", || {
+            let found: Vec<Value> = serde_json::from_str(&lab.kgctl(&["verify", "--encrypted", "-o", "json"])?)?;
+            let proven = found.iter().filter(|finding| finding["verdict"] == "encrypted").count();
+            ensure!(proven == 4, "both ways, in both families: {found:#?}");
+            Ok(true)
+        })
     })
 }
 
