@@ -1,7 +1,7 @@
 //! The way of a packet out: TUN, peer by destination address, sealed with others, UDP.
 
 use std::io::{self, IoSlice};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::calls::{Call, ThreadCalls};
@@ -14,26 +14,40 @@ use crate::segment::Segments;
 use crate::shared::Shared;
 use crate::sys::poll::wait_readable;
 use crate::tun::MAX_FRAME;
+use crate::turn::{PERIOD, Pace};
 use crate::wake::Wake;
 use crate::{unreachable, vnet};
 
 /// How long to leave an interface alone that gives errors, as one does that is down or gone.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Passes on what comes to one queue of TUN, until the device is closed.
+/// Passes on what comes to one queue of TUN while it is [busy](Turn::is_busy), until the device is closed.
 pub(crate) fn run(shared: &Shared, queue: usize) {
     let mut egress = Egress::new(shared, queue);
-    let wake = &shared.wakes.egress[queue];
+    let (turn, wake) = (&shared.turns[queue], &shared.wakes.egress[queue]);
+    let mut pace = Pace::default();
     while !shared.is_closing() {
-        let turn = shared.turns[queue].lock().unwrap_or_else(PoisonError::into_inner);
+        if !turn.is_busy() {
+            wake.wait();
+            pace = Pace::beginning(shared.now());
+            continue;
+        }
+        let taking = turn.take();
+        let mut frames = 0;
         let error = loop {
-            if let Err(error) = egress.pass_one_on() {
-                break error;
+            match egress.pass_one_on() {
+                Ok(_) => frames += 1,
+                Err(error) => break error,
             }
         };
         egress.flush();
-        drop(turn);
-        egress.wait(&error, wake);
+        drop(taking);
+        if error.kind() == io::ErrorKind::WouldBlock && pace.has_calmed_down(frames, shared.now()) {
+            turn.set_busy(false);
+            shared.wakes.ingress[queue].signal();
+        } else {
+            egress.wait(&error, wake);
+        }
     }
 }
 
@@ -44,27 +58,47 @@ pub(crate) struct Egress<'a> {
     frame: Vec<u8>,
     pub(crate) outbox: Outbox,
     unreachable: unreachable::Limit,
+    pace: Pace,
 }
 
 impl<'a> Egress<'a> {
     pub(crate) fn new(shared: &'a Shared, queue: usize) -> Self {
         // Zeroed memory is mapped on first touch: where no long frames come, their room costs nothing.
         let frame = vec![0; MAX_FRAME];
-        Self { shared, queue, frame, outbox: Outbox::new(), unreachable: unreachable::Limit::default() }
+        Self {
+            shared,
+            queue,
+            frame,
+            outbox: Outbox::new(),
+            unreachable: unreachable::Limit::default(),
+            pace: Pace::default(),
+        }
     }
 
     /// Sends what waits in front, if it is not somebody else's turn. For the thread that has just brought packets in: an
     /// answer that the host gave at once leaves without waking another thread for it.
-    pub(crate) fn help(&mut self) {
-        if let Ok(_turn) = self.shared.turns[self.queue].try_lock()
-            && self.pass_one_on().is_ok()
-        {
-            self.flush();
+    pub(crate) fn help(&mut self) -> io::Result<usize> {
+        let _taking = self.shared.turns[self.queue].try_take().ok_or(io::ErrorKind::WouldBlock)?;
+        let packets = self.pass_one_on()?;
+        self.flush();
+        Ok(packets)
+    }
+
+    /// As [`help`](Self::help), for the thread that waits for frames itself while there is little to do: when it is more
+    /// than that, or something is wrong with the interface, the other thread is woken for it.
+    pub(crate) fn stand_in(&mut self) {
+        let is_little = match self.help() {
+            Ok(packets) => self.pace.stays_quiet(packets, self.shared.now()),
+            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        };
+        if !is_little {
+            self.shared.turns[self.queue].set_busy(true);
+            self.shared.wakes.egress[self.queue].signal();
         }
     }
 
-    /// Takes one frame from TUN and what is in it into the outbox.
-    fn pass_one_on(&mut self) -> io::Result<()> {
+    /// Takes one frame from TUN and what is in it into the outbox; returns how many packets these are.
+    fn pass_one_on(&mut self) -> io::Result<usize> {
         let mut frame = std::mem::take(&mut self.frame);
         let read = self.shared.tun.read(self.queue, &mut frame);
         let read = read.map(|len| self.forward(&mut frame[..len]));
@@ -72,9 +106,10 @@ impl<'a> Egress<'a> {
         read
     }
 
-    /// Takes what is in one frame from TUN into the outbox.
-    pub(crate) fn forward(&mut self, frame: &mut [u8]) {
-        if let Err(cause) = self.send(frame) {
+    /// Takes what is in one frame from TUN into the outbox; returns how many packets these are.
+    pub(crate) fn forward(&mut self, frame: &mut [u8]) -> usize {
+        let sent = self.send(frame);
+        if let Err(cause) = sent {
             self.shared.drops.add(cause, 1);
             if matches!(cause, Cause::NoPeer | Cause::NoEndpoint) {
                 self.tell_sender(&frame[vnet::LEN..]);
@@ -83,11 +118,13 @@ impl<'a> Egress<'a> {
         if self.outbox.is_full() {
             self.flush();
         }
+        sent.unwrap_or(0)
     }
 
-    fn send(&mut self, frame: &mut [u8]) -> Result<(), Cause> {
+    fn send(&mut self, frame: &mut [u8]) -> Result<usize, Cause> {
         let mut segments = Segments::of(frame).ok_or(Cause::TunMalformed)?;
-        self.calls().add(Call::TunRead, 1, segments.count());
+        let packets = segments.count();
+        self.calls().add(Call::TunRead, 1, packets);
         let peer = self.peer_for(segments.packet())?;
         let (mtu, now) = (usize::from(self.shared.mtu), self.shared.now());
         loop {
@@ -105,7 +142,7 @@ impl<'a> Egress<'a> {
         if peer.takes_call() {
             self.shared.inbox.hurry(peer);
         }
-        Ok(())
+        Ok(packets)
     }
 
     /// Tells this host, or whoever it forwards for, that there is no way for the packet.
@@ -136,7 +173,9 @@ impl<'a> Egress<'a> {
     fn wait(&self, error: &io::Error, wake: &Wake) {
         let _ = match error.kind() {
             io::ErrorKind::Interrupted => return,
-            io::ErrorKind::WouldBlock => wait_readable([Some(self.shared.tun.fd(self.queue)), Some(wake.fd())], None),
+            io::ErrorKind::WouldBlock => {
+                wait_readable([Some(self.shared.tun.fd(self.queue)), Some(wake.fd())], Some(PERIOD))
+            }
             _ => wait_readable([None, Some(wake.fd())], Some(PAUSE)),
         };
     }

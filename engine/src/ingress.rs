@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use crate::calls::{Call, ThreadCalls};
 use crate::coalesce::{Coalescer, Verdict};
@@ -18,6 +17,7 @@ use crate::outbox::Outbox;
 use crate::packet;
 use crate::peer::{Opened, Peer, Reception};
 use crate::shared::Shared;
+use crate::slice::Slice;
 use crate::source_limit::StrangerLimit;
 use crate::sys::poll::wait_readable;
 use crate::sys::scheduling::request_slice;
@@ -30,33 +30,33 @@ const ROUNDS: usize = 16;
 /// Packets without flow control that are passed on at once: a third of what fits into a receive buffer that an
 /// application left as it is (`net.core.rmem_default`, in packets of 1,400 bytes).
 const BURST: usize = 32;
-/// The time slice to ask for. Who makes way for others a thousand times a second must not lose a long one each time.
-const SLICE: Duration = Duration::from_micros(100);
 /// Types of handshake messages (WireGuard paper, section 5.4), with the three zero bytes after them.
 const HANDSHAKES: std::ops::RangeInclusive<u32> = 1..=3;
 
-/// Passes on what comes to the sockets of one queue, until the device is closed.
+/// Passes on what comes to the sockets of one queue, and to its queue of TUN while that is not [busy](Turn::is_busy),
+/// until the device is closed.
 pub(crate) fn run(shared: &Shared, queue: usize) {
-    if let Err(error) = request_slice(SLICE) {
-        tracing::debug!(%error, "no short time slices");
-    }
-    let wake = &shared.wakes.ingress[queue];
+    let (turn, wake) = (&shared.turns[queue], &shared.wakes.ingress[queue]);
     let mut batch = ReceiveBatch::new();
     let mut ingress = Ingress::new(shared, queue);
     while !shared.is_closing() {
         let sockets = shared.sockets();
         let sockets = sockets.queue(queue);
         let v6 = sockets.v6.as_ref().map(|socket| socket.udp.as_fd());
-        let fds = [Some(sockets.v4.udp.as_fd()), v6, Some(wake.fd())];
-        let Ok([v4_ready, v6_ready, woken]) = wait_readable(fds, None) else { continue };
+        let tun = (!turn.is_busy()).then(|| shared.tun.fd(queue));
+        let fds = [Some(sockets.v4.udp.as_fd()), v6, Some(wake.fd()), tun];
+        let Ok([v4_ready, v6_ready, woken, tun_ready]) = wait_readable(fds, None) else { continue };
         if woken {
-            wake.clear();
+            wake.wait();
         }
         if v4_ready {
             ingress.drain(&sockets.v4, sockets, &mut batch);
         }
         if let Some(v6) = sockets.v6.as_ref().filter(|_| v6_ready) {
             ingress.drain(v6, sockets, &mut batch);
+        }
+        if tun_ready {
+            ingress.egress.stand_in();
         }
     }
 }
@@ -70,6 +70,7 @@ pub(crate) struct Ingress<'a> {
     handshakes: Vec<HandshakeMessage>,
     pub(crate) outbox: Outbox,
     limit: usize,
+    slice: Slice,
     strangers: StrangerLimit,
     egress: Egress<'a>,
 }
@@ -84,6 +85,7 @@ impl<'a> Ingress<'a> {
             handshakes: Vec::new(),
             outbox: Outbox::new(),
             limit: SMALL_BATCH,
+            slice: Slice::default(),
             strangers: StrangerLimit::default(),
             egress: Egress::new(shared, queue),
         }
@@ -94,23 +96,32 @@ impl<'a> Ingress<'a> {
         for _ in 0..ROUNDS {
             // An error is "nothing there", or one that an earlier datagram left on the socket.
             let Ok(received) = batch.receive(&socket.udp, self.limit) else { return };
-            let (mut bytes, mut datagrams) = (0, 0);
+            let (mut bytes, mut datagrams, mut unpaced) = (0, 0, 0);
             for index in 0..received {
                 let Some(message) = batch.message(index) else { continue };
                 bytes += message.payload.len();
                 datagrams += message.payload.len().div_ceil(message.segment);
                 self.take(batch.buffer(), message);
                 if self.coalescer.not_tcp() >= BURST {
-                    self.deliver(batch.buffer(), sockets);
+                    unpaced += self.deliver(batch.buffer(), sockets);
                 }
             }
             self.calls().add(Call::UdpReceive, 1, datagrams);
-            self.deliver(batch.buffer(), sockets);
+            unpaced += self.deliver(batch.buffer(), sockets);
+            self.ask_for_slice(unpaced >= BURST);
             if received < self.limit {
                 self.limit = SMALL_BATCH;
                 return;
             }
             self.limit = batch_size(received, bytes);
+        }
+    }
+
+    fn ask_for_slice(&mut self, is_much: bool) {
+        if let Some(slice) = self.slice.after_batch(is_much, self.shared.now())
+            && let Err(error) = request_slice(slice)
+        {
+            tracing::debug!(%error, "no time slices of another length");
         }
     }
 
@@ -206,10 +217,10 @@ impl<'a> Ingress<'a> {
         }
     }
 
-    /// Passes everything on that the last batch brought.
-    fn deliver(&mut self, buffer: &[u8], sockets: &Queue) {
+    /// Passes everything on that the last batch brought; returns how many packets nobody slows down.
+    fn deliver(&mut self, buffer: &[u8], sockets: &Queue) -> usize {
         let (tun, drops) = (&self.shared.tun, &self.shared.drops);
-        let (any, nobody_slows_down) = (!self.coalescer.is_empty(), self.coalescer.not_tcp() > 0);
+        let (any, unpaced) = (!self.coalescer.is_empty(), self.coalescer.not_tcp());
         let (mut frames, mut packets) = (0, 0);
         self.coalescer.for_each_frame(buffer, |frame| {
             let verdict = tun.write(self.queue, &frame, drops);
@@ -221,14 +232,16 @@ impl<'a> Ingress<'a> {
         self.calls().add(Call::TunWrite, frames, packets);
         self.coalescer.clear();
         if any {
-            self.egress.help();
+            // Whoever waits for frames sees what is wrong, too.
+            let _ = self.egress.help();
         }
         self.outbox.flush(sockets, drops, self.calls());
         self.pass_handshakes_on();
-        if nobody_slows_down {
+        if unpaced > 0 {
             // On a busy machine whoever these packets are for would else not run before its buffer is full.
             thread::yield_now();
         }
+        unpaced
     }
 
     fn calls(&self) -> &'a ThreadCalls {

@@ -6,9 +6,9 @@
 //! where the paper leaves a choice, the device does what the Linux kernel's does.
 //!
 //! # Where things are
-//! A packet's way out is in `egress`, its way in is in `ingress`; each has a thread. A third
-//! thread, `control`, does handshakes and timers, so that neither can hold up packets. What
-//! they share is in `shared`. `noise` is the protocol, `peer` what is known of one peer; `segment`
+//! A packet's way out is in `egress`, its way in is in `ingress`; each has a thread, and while
+//! there is little to do, one does both (`turn`). A third thread, `control`, does handshakes and
+//! timers, so that neither can hold up packets. What they share is in `shared`. `noise` is the protocol, `peer` what is known of one peer; `segment`
 //! and `coalesce` cut and join packets for the offloads; `sys` contains all system calls and, but for one call of code
 //! that is compiled for certain processors (`noise::wide`), all `unsafe`.
 //!
@@ -71,10 +71,12 @@ mod random;
 mod secret;
 mod segment;
 mod shared;
+mod slice;
 mod source_limit;
 mod sys;
 mod table;
 mod tun;
+mod turn;
 mod uapi;
 mod unreachable;
 mod update;

@@ -18,6 +18,7 @@ use crate::net::Sockets;
 use crate::peer::Peer;
 use crate::table::Table;
 use crate::tun::Tun;
+use crate::turn::Turn;
 use crate::wake::Wake;
 
 pub(crate) struct Shared {
@@ -29,9 +30,8 @@ pub(crate) struct Shared {
     pub(crate) drops: DropCounters,
     pub(crate) calls: Calls,
     pub(crate) wakes: Wakes,
-    /// One for each queue: who may take packets from it. What was taken is sent before the turn ends, so that packets
-    /// keep their order.
-    pub(crate) turns: Vec<Mutex<()>>,
+    /// One for each queue.
+    pub(crate) turns: Vec<Turn>,
     /// Held by whoever changes anything, so that changes do not interleave.
     writer: Mutex<()>,
     table: RwLock<Table>,
@@ -61,7 +61,7 @@ impl Shared {
             inbox: Inbox::default(),
             greetings: Greetings::default(),
             drops: DropCounters::default(),
-            turns: wakes.egress.iter().map(|_| Mutex::default()).collect(),
+            turns: wakes.egress.iter().map(|_| Turn::default()).collect(),
             calls: Calls::new(wakes.ingress.len()),
             wakes,
             writer: Mutex::default(),

@@ -1,4 +1,4 @@
-//! Waking a thread that waits in poll: a pipe whose content means nothing.
+//! Waking a thread that waits, in poll or for nothing else: a pipe whose content means nothing.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,8 +20,9 @@ impl Wake {
         let _ = (&self.writer).write(&[0]);
     }
 
-    /// To be called when [`fd`](Self::fd) is readable, else it blocks.
-    pub(crate) fn clear(&self) {
+    /// Waits for [`signal`](Self::signal), or for nothing where the call is interrupted. Does not wait when
+    /// [`fd`](Self::fd) is readable, and makes it not so.
+    pub(crate) fn wait(&self) {
         // What is left over wakes the thread once more, which does no harm.
         let _ = (&self.reader).read(&mut [0; 64]);
     }

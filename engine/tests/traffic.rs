@@ -191,8 +191,8 @@ fn datagrams_arrive_whole_and_unchanged() {
     }
 }
 
-/// Two threads take packets from one queue: the one whose task it is, and the one that brings in what the host answers
-/// at once.
+/// Two threads take packets from one queue: the one whose task it is while there is much, and the one that brings in what
+/// the host answers at once, which has the task while there is little.
 #[test]
 fn datagrams_keep_their_order_while_pings_are_answered() {
     const COUNT: u32 = 40_000;
@@ -217,6 +217,10 @@ fn datagrams_keep_their_order_while_pings_are_answered() {
                 if number % 16 == 0 {
                     // Everybody else's turn, so that most arrive.
                     std::thread::sleep(Duration::from_micros(100));
+                }
+                if number % 8_000 == 0 {
+                    // Long enough for the task to change hands.
+                    std::thread::sleep(Duration::from_millis(300));
                 }
             }
             // One of them arrives.

@@ -21,7 +21,7 @@ struct Attributes {
 }
 
 /// Asks for time slices of this length for the calling thread: shorter ones come sooner, and the share of the
-/// processor stays what it is. Kernels before 6.12 take the wish and do nothing.
+/// processor stays what it is; zero takes the wish back. Kernels before 6.12 take either and do nothing.
 ///
 /// # Errors
 /// Those of the kernel; a thread under another policy than the usual ones is left as it is and gives none.
