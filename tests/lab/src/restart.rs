@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Access, Flow, Lab, Spec};
+use lab::{Access, Flow, Lab, Spec, has_link_kind};
 
 /// How long the mesh may take to come up.
 const MESH_LIMIT: Duration = Duration::from_secs(90);
@@ -42,6 +42,9 @@ struct Restart {
 
 /// Restarts an agent under a flow through its node, again and again, and prints how long the flow paused.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.wireguard == "kernel" {
+        has_link_kind("wireguard")?;
+    }
     let spec = Spec::unique("restart").location("paris", Access::Public).location("rome", Access::Public);
     let lab = Lab::start(spec.nodes("paris", 1).nodes("rome", 1))?;
     let wireguard = format!("--wireguard={}", arguments.wireguard);
