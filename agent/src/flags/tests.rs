@@ -192,24 +192,25 @@ fn the_version_is_a_command_too() {
 }
 
 /// The pages about other network providers.
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     include_str!("../../../docs/cni/flannel.md"),
     include_str!("../../../docs/cni/calico.md"),
     include_str!("../../../docs/cni/cilium.md"),
     include_str!("../../../docs/cni/antrea.md"),
     include_str!("../../../docs/cni/ovn.md"),
+    include_str!("../../../docs/cni/kube-ovn.md"),
     include_str!("../../../docs/cni/generic.md"),
 ];
 
 #[test]
 fn the_flags_in_the_pages_about_providers_are_right() {
     for page in PAGES {
-        let flags: Vec<String> = page
-            .lines()
-            .filter_map(|line| line.strip_prefix("- --"))
-            .map(|flag| format!("--{}", flag.replace("$(NODE_NAME)", "n").replace("$(NODE_IP)", "10.0.0.1")))
-            .collect();
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let page = page.replace("$(NODE_NAME)", "n").replace("$(NODE_IP)", "10.0.0.1");
+        let in_a_manifest =
+            page.lines().filter_map(|line| line.strip_prefix("- ").filter(|flag| flag.starts_with("--")));
+        let sentence = page.split_once("The agents then run with `").and_then(|(_, rest)| rest.split_once('`'));
+        let in_a_sentence = sentence.into_iter().flat_map(|(flags, _)| flags.split_whitespace());
+        let flags: Vec<&str> = in_a_manifest.chain(in_a_sentence).collect();
         let options = parse(&flags).unwrap();
         assert!(options.path.is_some() && options.cni_path.is_none() && !options.local_routes, "{flags:?}");
     }
