@@ -8,8 +8,9 @@
 //! # Where things are
 //! A packet's way out is in `egress`, its way in is in `ingress`; each has a thread, and while
 //! there is little to do, one does both (`turn`). A third thread, `control`, does handshakes and
-//! timers, so that neither can hold up packets. What they share is in `shared`. `noise` is the protocol, `peer` what is known of one peer; `segment`
-//! and `coalesce` cut and join packets for the offloads; `sys` contains all system calls and, but for one call of code
+//! timers, so that neither can hold up packets. What they share is in `shared`. `noise` is the
+//! protocol, `peer` what is known of one peer; `segment` and `coalesce` cut and join packets for the
+//! offloads; `sys` contains all system calls and, but for one call of code
 //! that is compiled for certain processors (`noise::wide`), all `unsafe`.
 //!
 //! # What it does not do
