@@ -5,11 +5,19 @@
 //! all are tried, the next one a while after the last: whichever brings an answer first wins. That the
 //! API server could not, or would not, pass the question on is only the failure of one way. So is
 //! whatever else than an answer is said at an address that was connected to directly, unless that way
-//! was chosen: where kgctl runs, a node's private address may be somebody else's.
+//! was chosen: where kgctl runs, a node's private address may be somebody else's. The way that brought
+//! an answer is the first one for the next question.
 
 mod direct;
 
-use std::{collections::BTreeMap, fmt, future::Future, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use agent::cluster::{Answer, Client, NodeRecord, PodName};
 use clap::{Args, ValueEnum};
@@ -116,6 +124,8 @@ pub struct Agents {
     port: u16,
     head_start: Duration,
     pods: OnceCell<Result<BTreeMap<String, PodName>, String>>,
+    /// The way that brought the last answer, by node.
+    proven: Mutex<BTreeMap<String, Way>>,
 }
 
 /// What to ask.
@@ -131,7 +141,7 @@ impl Agents {
     /// The agents of `client`'s cluster, reached as `reach` says.
     pub fn new(client: Client, reach: &Reach) -> Self {
         let (via, port) = (reach.via, reach.agent_port);
-        Self { client, via, port, head_start: HEAD_START, pods: OnceCell::new() }
+        Self { client, via, port, head_start: HEAD_START, pods: OnceCell::new(), proven: Mutex::default() }
     }
 
     /// What the agent of `node` answers to a GET of `path`, which begins with a slash.
@@ -180,7 +190,10 @@ impl Agents {
             match finished {
                 None => return Err(Unreachable::NoWay(failures)),
                 Some((way, answer)) => match answer.and_then(|answer| judge(answer, node, question.path)) {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => {
+                        self.proven.lock().unwrap_or_else(PoisonError::into_inner).insert(node.name.clone(), way);
+                        return Ok(answer);
+                    }
                     Err(Failure::Way(why)) => failures.push(format!("{way}: {why}")),
                     Err(Failure::Agent(busy @ Unreachable::Busy(_))) => return Err(busy),
                     Err(Failure::Agent(said)) if self.via == Via::Direct || way.is_sure() => return Err(said),
@@ -213,6 +226,8 @@ impl Agents {
             }
             ways.extend(direct);
         }
+        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        ways.sort_by_key(|way| proven.get(&node.name) != Some(way));
         (ways, failures)
     }
 

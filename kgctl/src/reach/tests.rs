@@ -93,6 +93,20 @@ async fn what_the_api_server_refuses_is_tried_directly() {
 }
 
 #[tokio::test]
+async fn the_way_that_brought_an_answer_is_the_first_one_for_the_next_question() {
+    let (api, agent) = (Fixed::answering(403, FORBIDDEN).await, Fixed::answering(200, "{}").await);
+    let agents = agents(&api, Some(&agent), Via::Auto).await;
+    get(&agents).await.unwrap();
+    let refused = api.asked().len();
+    agents.post::<Value>(&node(), "/probe", &1, PATIENCE).await.unwrap();
+    assert_eq!(agent.asked(), ["GET /status HTTP/1.1", "POST /probe HTTP/1.1"]);
+    assert_eq!(api.asked().len(), refused);
+    let other = NodeRecord { name: "b".to_owned(), ..node() };
+    agents.get::<Value>(&other, "/status").await.unwrap();
+    assert_eq!(api.asked().len(), refused + 1, "another node's agent is asked by the proxy first");
+}
+
+#[tokio::test]
 async fn a_way_that_is_silent_does_not_hold_up_the_next() {
     let api = Fixed::later(|| Box::pin(std::future::pending()), 200, "{}").await;
     let agent = Fixed::answering(200, "{}").await;
