@@ -37,15 +37,17 @@ impl Chain {
     }
 }
 
-/// A chain of each kind that the kernel has, one after the other.
-fn chains() -> impl Iterator<Item = Chain> {
-    ["vxlan", "geneve"].into_iter().filter_map(|kind| {
-        let chain = Chain::of(kind);
-        if chain.is_none() {
-            eprintln!("SKIPPED: needs {kind}");
+/// Runs a test with a chain of each kind that the kernel has, one after the other.
+fn with_each_chain(test: impl Fn(&Chain)) {
+    if !can_run() {
+        return;
+    }
+    for kind in ["vxlan", "geneve"] {
+        match Chain::of(kind) {
+            Some(chain) => test(&chain),
+            None => eprintln!("SKIPPED: needs {kind}"),
         }
-        chain
-    })
+    }
 }
 
 /// An encapsulating device between two hosts over a wire of theirs, with the addresses 10.88.0.n and fd88::n.
@@ -86,10 +88,7 @@ fn bursts(from: &Host, to: &Host, address: &str) {
 
 #[test]
 fn what_comes_out_of_the_tunnel_may_be_encapsulated() {
-    if !can_run() {
-        return;
-    }
-    for chain in chains() {
+    with_each_chain(|chain| {
         let (a, c) = (&chain.a, &chain.c);
         wait_until("the way is there", SOON, || a.reaches("10.88.0.3"));
         bursts(a, c, "10.88.0.3");
@@ -97,15 +96,12 @@ fn what_comes_out_of_the_tunnel_may_be_encapsulated() {
         let there: IpAddr = "10.88.0.3".parse().unwrap();
         transfer(a, c, there, 8 << 20);
         transfer(c, a, "10.77.0.1".parse().unwrap(), 8 << 20);
-    }
+    });
 }
 
 #[test]
 fn the_tunnel_may_run_over_an_encapsulation() {
-    if !can_run() {
-        return;
-    }
-    for chain in chains() {
+    with_each_chain(|chain| {
         // Another tunnel, from c over the encapsulation to b.
         chain.c.run(&["ip", "route", "del", "10.77.0.0/24"]);
         let device_c = device(&chain.c, 3, |_| ());
@@ -116,5 +112,5 @@ fn the_tunnel_may_run_over_an_encapsulation() {
             transfer(&chain.c, &chain.b, "10.77.0.2".parse().unwrap(), 8 << 20);
             transfer(&chain.b, &chain.c, "fd77::3".parse().unwrap(), 8 << 20);
         }
-    }
+    });
 }

@@ -21,7 +21,8 @@ const FOR_GENERIC: [&str; 3] = ["antrea", "kube-ovn", "ovn-kubernetes"];
 
 /// A path in the repository.
 pub fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/lab is two levels down");
+    root.join(path)
 }
 
 fn read(path: &str) -> Result<String> {

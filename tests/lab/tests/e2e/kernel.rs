@@ -6,6 +6,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Access, Lab, Spec};
+use serde_json::{Value, json};
 
 use crate::support::{
     DEADLINE, PACE, annotation, barrier, bring_up, handshakes, in_lab, lossless, same_sessions, skipped, wait,
@@ -45,6 +46,7 @@ fn wait_applied(lab: &Lab, host: &str, number: u8) -> Result<()> {
 fn an_agents_end_interrupts_nothing_and_a_node_moves_to_userspace_and_back() -> Result<()> {
     in_kernel_lab("kernel", |lab| {
         bring_up(lab, &[KERNEL, PATIENT, "--clean-up=false"])?;
+        doctor_knows_whose_the_port_is(lab)?;
         let flow = lab.flow("paris-2-pod1", lab.pod_ip("rome-1-pod1")?)?;
         wait_answers(lab, &flow, 20)?;
         let (sessions, link) = (handshakes(lab, &["paris-1", "rome-1"])?, interface(lab, "paris-1")?);
@@ -92,6 +94,21 @@ fn an_agents_end_interrupts_nothing_and_a_node_moves_to_userspace_and_back() -> 
         ensure!(lab.stop_agent("paris-1")?.success());
         ensure!(interface(lab, "paris-1").is_err(), "kilo0 is left");
         Ok(())
+    })
+}
+
+/// The kernel's socket belongs to no program, so doctor can take it for another's.
+fn doctor_knows_whose_the_port_is(lab: &Lab) -> Result<()> {
+    wait(lab, "doctor finds the port of every leader well", || {
+        let output = lab.kgctl_output(&["doctor", "--check=port", "-o", "json"])?;
+        let said: Value = serde_json::from_slice(&output.stdout)?;
+        let check = &said["checks"][0];
+        ensure!(
+            check["check"] == "port" && check["findings"] == json!([]) && check["unjudged"] == json!({}),
+            "{said:#}"
+        );
+        ensure!(output.status.success(), "{}: {said:#}", output.status);
+        Ok(true)
     })
 }
 
