@@ -58,8 +58,25 @@ pub(crate) fn add_groups(host: &Space, bridge: &str, groups: &str) -> Result<()>
     open_flow(host, "add-groups", bridge, groups)
 }
 
+/// Deletes the flows that have this cookie.
+pub(crate) fn delete_flows(host: &Space, bridge: &str, cookie: &str) -> Result<()> {
+    host.exec(["ovs-ofctl", "--protocols=OpenFlow15", "del-flows", bridge, &format!("cookie={cookie}/-1")])?;
+    forget_ways(host)
+}
+
 fn open_flow(host: &Space, command: &str, bridge: &str, lines: &str) -> Result<()> {
-    host.exec_with_input(["ovs-ofctl", "--protocols=OpenFlow15", command, bridge, "-"], lines).map(drop)
+    host.exec_with_input(["ovs-ofctl", "--protocols=OpenFlow15", command, bridge, "-"], lines)?;
+    forget_ways(host)
+}
+
+/// Makes the data path forget the ways that it knows, so that the next packet goes as the flows are now.
+///
+/// Left alone, the switch brings these ways (megaflows) up to date within half a second of a change, but not always: of
+/// two that overlap, the data path without kernel module may change the other one, and then the first stays as it was
+/// for as long as packets go by it. Open vSwitch 3.1.3 mended that ("dpif-netdev: Fix dpif_netdev_flow_put"); Debian 12
+/// has 3.1.0.
+pub(crate) fn forget_ways(host: &Space) -> Result<()> {
+    host.exec(["ovs-appctl", "revalidator/purge"]).map(drop)
 }
 
 /// Makes a port of a bridge of the host's end of a veth, whose other end is `eth0` of `pod`.

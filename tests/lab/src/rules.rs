@@ -382,9 +382,7 @@ impl Rules<'_> {
                 &Question { to, answers: std::slice::from_ref(&server.name), clients, source: Source::Own },
             )?;
             for other in others.clone().filter(|other| other.name != welcome.name) {
-                // Kubernetes does not say how soon; Open vSwitch keeps ways that it knows for half a second.
-                let what = format!("{} is turned away from {to}", other.name);
-                self.lab.wait_until(self.limit, &what, || self.is_refused(&other.name, to).map(|()| true))?;
+                self.is_refused(&other.name, to)?;
             }
         }
         (self.customs.relent)(self.lab, &policy)

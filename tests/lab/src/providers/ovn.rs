@@ -124,30 +124,40 @@ pub(super) fn switch(router: &str, name: &str, mac: &str, addresses: &[IpNet]) -
 /// Makes services known to the pods of these switches.
 pub(super) fn serve(lab: &Lab, services: &[Service], switches: &[String]) -> Result<()> {
     let with_port = |ip: &IpAddr| SocketAddr::new(*ip, HTTP_PORT).to_string();
-    lab.northbound(services.iter().flat_map(|Service { name, address, endpoints, .. }| {
-        let endpoints: Vec<String> = endpoints.iter().map(with_port).collect();
-        let balancer = format!("lb-add {name} {} {} tcp", with_port(address), endpoints.join(","));
-        let of_switches = switches.iter().map(|switch| format!("ls-lb-add {switch} {name}"));
-        [balancer].into_iter().chain(of_switches).collect::<Vec<_>>()
-    }))
+    change(
+        lab,
+        services.iter().flat_map(|Service { name, address, endpoints, .. }| {
+            let endpoints: Vec<String> = endpoints.iter().map(with_port).collect();
+            let balancer = format!("lb-add {name} {} {} tcp", with_port(address), endpoints.join(","));
+            let of_switches = switches.iter().map(|switch| format!("ls-lb-add {switch} {name}"));
+            [balancer].into_iter().chain(of_switches).collect::<Vec<_>>()
+        }),
+    )
 }
 
 pub(super) fn unserve(lab: &Lab, services: &[Service]) -> Result<()> {
-    lab.northbound(services.iter().map(|service| format!("lb-del {}", service.name)))
+    change(lab, services.iter().map(|service| format!("lb-del {}", service.name)))
 }
 
 /// Keeps a policy in front of a pod of this switch.
 pub(super) fn enforce(lab: &Lab, policy: &Policy<'_>, switch: &str) -> Result<()> {
     let Policy { server, client, .. } = policy;
     let ip = if server.is_ipv4() { "ip4" } else { "ip6" };
-    lab.northbound([
+    let rules = [
         format!("acl-add {switch} to-lport 1001 '{ip}.dst == {server} && {ip}.src == {client}' allow-related"),
         format!("acl-add {switch} to-lport 1000 '{ip}.dst == {server} && tcp' reject"),
-    ])
+    ];
+    change(lab, rules)
 }
 
 pub(super) fn relent(lab: &Lab, switch: &str) -> Result<()> {
-    lab.northbound([format!("acl-del {switch}")])
+    change(lab, [format!("acl-del {switch}")])
+}
+
+/// As [`Lab::northbound`], for what connections meet that there have been before, too.
+fn change(lab: &Lab, commands: impl IntoIterator<Item = String>) -> Result<()> {
+    lab.northbound(commands)?;
+    lab.nodes().iter().try_for_each(|node| open_vswitch::forget_ways(&*lab.space(node)?))
 }
 
 /// Gives an interface the addresses of its port.

@@ -2,7 +2,7 @@
 //! mesh carries; packets between pods and nodes are the mesh's.
 
 use anyhow::Result;
-use lab::{ProxyMode, Rules};
+use lab::ProxyMode;
 
 use crate::support::{
     DEADLINE, in_lab, skipped, start_agents, tunnel_is_inside, two_of_each_family, wait, wait_leaders,
@@ -11,14 +11,6 @@ use crate::support::{
 const ANTREA: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=antrea", "--encapsulate=always"];
 /// What pods send each other in one packet: Geneve over IPv6, inside of WireGuard.
 const BETWEEN_PODS: usize = 1350;
-
-/// All of Kubernetes' rules but network policies.
-fn but_policies(rules: &Rules<'_>) -> Result<()> {
-    rules.pods()?;
-    rules.services(ProxyMode::Nftables)?;
-    rules.services(ProxyMode::Iptables)?;
-    rules.full_size(BETWEEN_PODS)
-}
 
 #[test]
 fn on_top_of_antrea() -> Result<()> {
@@ -31,7 +23,7 @@ fn on_top_of_antrea() -> Result<()> {
         for node in lab.nodes() {
             lab.add_antrea_pod(&node)?;
         }
-        but_policies(&lab.antrea_rules(DEADLINE))?;
+        lab.antrea_rules(DEADLINE).all_of_size(BETWEEN_PODS)?;
         let rules = lab.antrea_rules_without_proxy(DEADLINE);
         rules.services(ProxyMode::Nftables)?;
         rules.services(ProxyMode::Iptables)?;
@@ -41,7 +33,7 @@ fn on_top_of_antrea() -> Result<()> {
         lab.stop_agents()?;
         start_agents(lab, &[&ANTREA[..], &["--mesh-granularity=full"]].concat())?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
-        but_policies(&lab.antrea_rules(DEADLINE))?;
+        lab.antrea_rules(DEADLINE).all_of_size(BETWEEN_PODS)?;
         tunnel_is_inside(lab, "paris-2", "paris-2", "rome-2")
     })
 }

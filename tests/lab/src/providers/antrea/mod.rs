@@ -1,11 +1,12 @@
 //! Antrea in its default mode (`trafficEncapMode: encap`, Geneve): Open vSwitch itself, with the ports, addresses, routes,
-//! neighbours and masquerading that Antrea's agent makes (`pkg/agent/route`), and its [`pipeline`], with services
-//! ([`proxy`]).
+//! neighbours and masquerading that Antrea's agent makes (`pkg/agent/route`), and its [`pipeline`], with network
+//! policies ([`policy`]) and services ([`proxy`]).
 //!
 //! Pods' packets to other nodes' pods never come to the host: the switch encapsulates them for the other node's
 //! internal IP, of the same family, wherever it is.
 
 mod pipeline;
+mod policy;
 mod proxy;
 
 use std::net::IpAddr;
@@ -31,7 +32,8 @@ const PODS: usize = 10;
 const MTU: u16 = 1350;
 
 /// With services by kube-proxy (`antreaProxy.enable: false`).
-const WITHOUT_PROXY: Customs = Customs { masquerades_to_nodes: true, ..ON_THE_HOST };
+const WITHOUT_PROXY: Customs =
+    Customs { masquerades_to_nodes: true, enforce: policy::enforce, relent: policy::relent, ..ON_THE_HOST };
 const WITH_PROXY: Customs = Customs { serve: proxy::serve, unserve: proxy::unserve, ..WITHOUT_PROXY };
 
 impl Lab {
@@ -50,9 +52,8 @@ impl Lab {
         Ok(())
     }
 
-    /// As [`Lab::rules`], for pods of [`Lab::add_antrea_pod`]: pods' services are the switch's, and nodes see pods of other
-    /// nodes under an address of the pod's node, because Antrea masquerades what does not go to pods. Policies would be
-    /// the switch's to keep, so [`Rules::policies`] is not for these.
+    /// As [`Lab::rules`], for pods of [`Lab::add_antrea_pod`]: policies and pods' services are the switch's, and nodes see
+    /// pods of other nodes under an address of the pod's node, because Antrea masquerades what does not go to pods.
     pub fn antrea_rules(&self, limit: Duration) -> Rules<'_> {
         self.rules_with(limit, WITH_PROXY)
     }
@@ -96,10 +97,6 @@ impl Lab {
 
 fn gateway_mac(site: &Site) -> String {
     site.mac(3)
-}
-
-fn delete_flows(host: &Space, cookie: &str) -> Result<()> {
-    host.exec(["ovs-ofctl", "--protocols=OpenFlow15", "del-flows", BRIDGE, &format!("cookie={cookie}/-1")]).map(drop)
 }
 
 fn add_bridge(host: &Space, own: &Site) -> Result<()> {

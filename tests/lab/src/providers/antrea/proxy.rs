@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 
+use super::BRIDGE;
 use super::pipeline::table::{ENDPOINT_DNAT, L3_FORWARDING, SERVICE_LB};
 use super::pipeline::{Family, family};
-use super::{BRIDGE, delete_flows};
 use crate::kube_proxy::Service;
 use crate::lab::Lab;
-use crate::open_vswitch::{add_flows, add_groups};
+use crate::open_vswitch::{add_flows, add_groups, delete_flows};
 use crate::servers::HTTP_PORT;
 
 /// Of the flows of services.
@@ -36,7 +36,7 @@ pub(super) fn serve(lab: &Lab, services: &[Service]) -> Result<()> {
 pub(super) fn unserve(lab: &Lab, _: &[Service]) -> Result<()> {
     for node in lab.nodes() {
         let host = lab.space(&node)?;
-        delete_flows(&host, COOKIE)?;
+        delete_flows(&host, BRIDGE, COOKIE)?;
         host.exec(["ovs-ofctl", "--protocols=OpenFlow15", "del-groups", BRIDGE])?;
     }
     Ok(())
