@@ -3,6 +3,10 @@
 //! Nothing that can be had there is secret, but names and addresses of the mesh are nobody's business who is no part of
 //! it, and the port is on the host's network, which network policies do not reach. Whom a connection is from is told by its
 //! source address: the mesh changes none of nodes and pods, and WireGuard drops what another sends in their name.
+//!
+//! From the host itself comes also what a browser far away sends through `kubectl port-forward` or ssh. A web site there
+//! can give its own name the address of that tunnel and then read what is answered (DNS rebinding); so from the host only
+//! names that are the host's are taken. Others' names cannot be judged: the API server's proxy passes its own on.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +18,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, Request, State},
-    http::StatusCode,
+    http::{StatusCode, header::HOST, uri::Authority},
     middleware::Next,
     response::Response,
 };
@@ -97,7 +101,17 @@ pub(super) async fn check(
         shared.nodes.contain(from) || shared.topology.borrow().as_deref().is_some_and(|mesh| is_of_nodes(from, mesh))
     };
     if admits(&shared.allow, from, is_node) {
-        return Ok(next.run(request).await);
+        let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
+        let foreign = host.filter(|host| from.is_loopback() && !names_the_host(host, &shared.reporter.node()));
+        return match foreign {
+            None => Ok(next.run(request).await),
+            Some(host) => Err(Refusal(
+                StatusCode::MISDIRECTED_REQUEST,
+                format!(
+                    "{host:?} is no name of this host: ask by an IP address, as localhost, or by the node's name\n"
+                ),
+            )),
+        };
     }
     let allowed: Vec<_> = shared.allow.iter().map(Allow::to_string).collect();
     let message = format!("{from} may ask this agent for its health only: --http-allow={}\n", allowed.join(","));
@@ -112,6 +126,15 @@ fn admits(allow: &[Allow], from: IpAddr, is_node: impl Fn() -> bool) -> bool {
         Allow::Network(network) => network.contains(&from),
     };
     from.is_loopback() || allow.iter().any(covers)
+}
+
+/// Whether a `Host` header (RFC 9110, 7.2) may be meant for this host, called `node` in the cluster: an address, or a name
+/// that is no web site's, because those have a dot. HTTP/1.0 has no such header, and no browser speaks it.
+fn names_the_host(header: &str, node: &str) -> bool {
+    let Ok(authority) = header.parse::<Authority>() else { return false };
+    let host = authority.host();
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    address.parse::<IpAddr>().is_ok() || !host.contains('.') || host.eq_ignore_ascii_case(node)
 }
 
 /// Whether a node of the mesh has this address: inside its location, or as leader.
@@ -147,6 +170,27 @@ mod tests {
         ] {
             let from: IpAddr = from.parse().unwrap();
             assert_eq!(admits(&allow(allowed), from, || from == node), expected, "{from} with {allowed}");
+        }
+    }
+
+    #[test]
+    fn web_sites_are_no_names_of_the_host() {
+        let node = "paris-1.example.com";
+        for host in
+            ["127.0.0.1:1107", "[::1]:1107", "localhost:1107", "LOCALHOST", "paris-1", node, "Paris-1.Example.com:80"]
+        {
+            assert!(names_the_host(host, node), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:1107",
+            "127.0.0.1.evil.example",
+            "x.paris-1.example.com",
+            "",
+            "a b",
+            "u@127.0.0.1@evil.example",
+        ] {
+            assert!(!names_the_host(host, node), "{host}");
         }
     }
 

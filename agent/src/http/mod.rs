@@ -19,7 +19,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -50,6 +50,11 @@ use crate::{
 
 /// The newest topology, once there is one.
 pub type LatestTopology = watch::Receiver<Option<Arc<Topology>>>;
+
+/// The Content Security Policy (<https://www.w3.org/TR/CSP3/>) of all but the page: nothing is loaded and nothing runs.
+/// Pictures have a style sheet of their own.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
 
 /// What the handlers read.
 #[derive(Clone)]
@@ -154,8 +159,18 @@ pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()>
         .route(DIAGNOSE, get(diagnose::show))
         .route(PROBE, post(probe::run).layer(DefaultBodyLimit::max(probe::LONGEST)))
         .layer(middleware::from_fn_with_state(shared.clone(), access::check));
-    let app = health.merge(rest).with_state(shared);
+    let app = health.merge(rest).with_state(shared).layer(middleware::map_response(harmless));
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+}
+
+/// What browsers may make of an answer, unless it says that itself: what it is declared to be, and nothing that acts.
+/// Names in it are anybody's who may write to the cluster.
+async fn harmless(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
+    answer
 }
 
 async fn show_metrics(State(shared): State<Shared>) -> Response {
@@ -215,6 +230,12 @@ mod tests {
     }
 
     async fn send(request: &str, topology: Option<Arc<Topology>>, dot: &'static str) -> (String, String) {
+        let (head, body) = exchange(request, topology, dot).await;
+        (head.lines().next().unwrap().to_owned(), body)
+    }
+
+    /// As [`send`], with all headers.
+    async fn exchange(request: &str, topology: Option<Arc<Topology>>, dot: &'static str) -> (String, String) {
         let listener = listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_sender, receiver) = watch::channel(topology);
@@ -227,7 +248,7 @@ mod tests {
         stream.read_to_string(&mut answer).await.unwrap();
         server.abort();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.lines().next().unwrap().to_owned(), body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 
     fn empty_mesh() -> Option<Arc<Topology>> {
@@ -270,6 +291,36 @@ mod tests {
         for path in ["/graph?format=dot", "/mesh", "/status?node=b"] {
             assert!(ask(path, None, "dot").await.0.contains("503"), "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn browsers_make_nothing_of_an_answer_but_what_it_is() {
+        let paths = ["/", "/page.js", "/health", "/readyz", "/metrics", "/mesh", "/status", "/diagnose", "/graph"];
+        let refused = ["/graph?format=exe", "/status?node=b", "/probe", "/other"];
+        for path in paths.into_iter().chain(refused) {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: kg\r\nConnection: close\r\n\r\n");
+            let (head, _) = exchange(&request, empty_mesh(), "dot").await;
+            for header in ["x-content-type-options: nosniff", "referrer-policy: no-referrer"] {
+                assert_eq!(head.lines().filter(|line| *line == header).count(), 1, "{path}: {head}");
+            }
+            let policies: Vec<_> =
+                head.lines().filter_map(|line| line.strip_prefix("content-security-policy: ")).collect();
+            let scripts = ["/", "/page.js"].contains(&path);
+            assert_eq!(policies.len(), 1, "{path}: {head}");
+            assert!(policies[0].starts_with("default-src 'none'; "), "{path}: {head}");
+            assert_eq!(policies[0].contains("script-src 'self'"), scripts, "{path}: {head}");
+        }
+    }
+
+    /// A web site that gave its own name an address of this host.
+    #[tokio::test]
+    async fn web_sites_are_told_nothing_by_way_of_the_host() {
+        for (host, status) in [("evil.example:1107", "421"), ("localhost:1107", "200"), ("127.0.0.1", "200")] {
+            let request = format!("GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let (line, body) = send(&request, empty_mesh(), "dot").await;
+            assert!(line.contains(status), "{host}: {line}: {body}");
+        }
+        assert!(send("GET /status HTTP/1.0\r\n\r\n", empty_mesh(), "dot").await.0.contains("200"));
     }
 
     /// Anybody may send anything to this port.

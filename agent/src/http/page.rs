@@ -33,8 +33,6 @@ fn file(kind: &'static str, text: &'static str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
         // Another version of the agent has another page.
         (header::CACHE_CONTROL, "no-cache"),
     ];
@@ -47,6 +45,5 @@ pub(super) async fn mesh(State(shared): State<Shared>) -> Result<Response, Refus
     let _one_at_a_time = shared.drawing.acquire().await;
     let written = tokio::task::spawn_blocking(move || Graph::new(&topology, &[]).json_without_links()).await;
     let written = written.map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))?;
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
-    Ok((headers, written).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/json")], written).into_response())
 }

@@ -86,6 +86,11 @@ impl Reporter {
         Self { report, questions, echo, memory: Mutex::default() }
     }
 
+    /// The own Node's name.
+    pub(super) fn node(&self) -> String {
+        self.report.borrow().node.as_str().to_owned()
+    }
+
     /// What there is to tell at this moment.
     pub(super) async fn report(&self) -> Arc<Report> {
         let mut memory = self.memory.lock().await;
@@ -147,9 +152,8 @@ pub(super) async fn show(
     State(shared): State<Shared>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Response, Refusal> {
-    let own = || shared.reporter.report.borrow().node.clone();
     let report = match query.get("node") {
-        Some(name) if *name != *own().as_str() => shared.others.report(name, &*shared.latest()?).await?,
+        Some(name) if *name != shared.reporter.node() => shared.others.report(name, &*shared.latest()?).await?,
         _ => shared.reporter.report().await,
     };
     let document = serde_json::to_vec(&*report);

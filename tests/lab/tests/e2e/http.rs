@@ -116,6 +116,9 @@ fn only_nodes_see_more_than_health(lab: &Lab) -> Result<()> {
             ensure!(code(node, &[&url(path)])? == "200", "{node}: {path}");
         }
     }
+    // The API server's proxy passes on the name that it was asked by.
+    let proxied = ["-H", "Host: api.example.com:6443", &url("/status")];
+    ensure!(code("paris-2", &proxied)? == "200", "the API server on a node");
     wait(lab, "leaders ask each other", || Ok(get(lab, "paris-1", "/status?node=rome-1")?.contains("\"rome-1\"")))?;
     // The API server is on a host of its own here, so it is a stranger, too.
     for way in ["node", "direct"] {
@@ -131,7 +134,10 @@ fn only_nodes_see_more_than_health(lab: &Lab) -> Result<()> {
 /// was asked for.
 fn what_nobody_should_ask_is_refused(lab: &Lab) -> Result<()> {
     let probe = |body: &'static str| ["-H", "Content-Type: application/json", "-d", body, "/probe"].to_vec();
+    let foreign = "\"evil.example:1107\" is no name of this host";
     let table = [
+        (vec!["-H", "Host: evil.example:1107", "/mesh"], "421", foreign),
+        (vec!["-H", "Host: paris-1:1107", "/mesh"], "200", "\"nodes\""),
         (vec!["-X", "DELETE", "/metrics"], "405", ""),
         (vec!["-X", "POST", "/graph"], "405", ""),
         (vec!["/probe"], "405", ""),
