@@ -10,17 +10,16 @@
 //! there is little to do, one does both (`turn`). A third thread, `control`, does handshakes and
 //! timers, so that neither can hold up packets. What they share is in `shared`. `noise` is the
 //! protocol, `peer` what is known of one peer; `segment` and `coalesce` cut and join packets for the
-//! offloads; `sys` contains all system calls and, but for one call of code
-//! that is compiled for certain processors (`noise::wide`), all `unsafe`.
+//! offloads; `sys` contains all system calls, and all `unsafe`.
 //!
 //! # What it does not do
 //! * Set addresses, routes, or the interface up: the owner does that.
 //!
 //! # Secrets
-//! Private, preshared and ephemeral keys and all that handshakes derive from them are zeroed when they are dropped.
-//! Transport keys are in `ring`'s hands, which offers no such thing: they are overwritten when their session ends, and
-//! copies on the stack when it is made, by a way that today's compilers honour but the language does not promise (see
-//! `noise::crypto::Cipher`). What `noise::wide` keeps beside it is zeroed. Registers that a system call or a signal saved, and swapped pages, are nobody's here.
+//! All keys, and all that handshakes derive them from, are overwritten by volatile writes where they lie when they are not
+//! needed any more: transport keys when their session ends. Copies that moving them left on the stack are overwritten as far
+//! as that can be done: the language promises nothing of where those are. Registers that a system call or a signal saved,
+//! and swapped pages, are nobody's here.
 //!
 //! ```no_run
 //! use engine::{Device, Options, PeerConfig, Secret};

@@ -180,8 +180,9 @@ impl Socket {
                     drops.add(Cause::UdpSend, rest.iter().map(datagrams).sum());
                     break;
                 }
-                // The address may not be ours any more, or not have a way there; routing may know another one.
-                Err(_) if first.to.local.is_some() => {
+                // The address may not be ours any more, or not have a way there; routing may know another one. But a full
+                // interface is nothing that another address would help with.
+                Err(error) if first.to.local.is_some() && error.raw_os_error() != Some(libc::ENOBUFS) => {
                     calls += self.send(&[Message { to: first.to.routed(), ..*first }], drops);
                     rest = &rest[1..];
                 }
@@ -305,6 +306,30 @@ mod tests {
         ours.send(&[message(&[1]), message(&too_long), message(&[2])], &drops);
         assert_eq!(received(&receiver, 2), [[1], [2]]);
         assert_eq!(drops.read().udp_send, 1);
+    }
+
+    /// Linux tells of a full queue only those who ask for it (`IP_RECVERR`), but also of a buffer that a datagram's
+    /// fragments do not fit into.
+    #[test]
+    fn a_datagram_that_there_is_no_room_for_is_lost_alone() {
+        let Ok(receiver) = UdpSocket::bind("[::1]:0") else { return eprintln!("SKIPPED: there is no IPv6") };
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let ours = Socket::set_up(udp::bind(true, 0, Sharing::Nobody).unwrap(), true, true).unwrap();
+        udp::set_option(&ours.udp, libc::IPPROTO_IPV6, libc::IPV6_MTU, 1280).unwrap();
+        udp::set_option(&ours.udp, libc::SOL_SOCKET, libc::SO_SNDBUF, 1).unwrap();
+        let to = Path { local: Some("::1".parse().unwrap()), ..receiver.local_addr().unwrap().into() };
+        let fragmented = vec![0; 60_000];
+        let message = |payload| Message { to, payload, segment: None, traffic_class: 0 };
+        let refused = udp::send(&ours.udp, &[message(&fragmented)], false).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOBUFS));
+
+        let drops = DropCounters::default();
+        for turn in 1..=3 {
+            // The first, the one that is refused, and the last.
+            assert_eq!(ours.send(&[message(&[1]), message(&fragmented), message(&[2])], &drops), 3);
+            assert_eq!(received(&receiver, 2), [[1], [2]]);
+            assert_eq!(drops.read().udp_send, turn);
+        }
     }
 
     #[test]

@@ -1,14 +1,12 @@
 //! The primitives of the WireGuard paper (section 5.4), by the names they have there.
 
-use std::hint::black_box;
-
 use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Mac};
 use blake2::{Blake2s256, Blake2sMac, Digest};
 use chacha20poly1305::{AeadInPlace, XChaCha20Poly1305};
 use hmac::SimpleHmac;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::wide::{self, LANES};
 
@@ -60,14 +58,18 @@ pub(crate) fn kdf<const N: usize>(chain: &[u8; HASH], input: &[u8]) -> [Key; N] 
     })
 }
 
+/// A key as `ring` wants it.
+struct Prepared(LessSafeKey);
+
+/// `ring` lets nobody at the bytes. But an [`Option`] overwrites all of its own, and forgets what it held.
+impl Zeroize for Prepared {
+    fn zeroize(&mut self) {}
+}
+
 /// A key for ChaCha20Poly1305 that is overwritten where it lies when it is dropped.
-///
-/// `ring` neither does that nor lets anybody at the bytes, so another key is put in their place. What the type has no
-/// use for, because it has room for larger keys, is filled from the stack then, which is why that is cleared first.
-/// [`black_box`] keeps the compiler from leaving all this out as useless. Unlike a volatile write it is no promise of the
-/// language; a test looks at the memory, with and without optimization.
 pub(crate) struct Cipher {
-    key: LessSafeKey,
+    /// There until it is dropped.
+    key: Option<Prepared>,
     /// For several messages at once, where the processor can.
     wide: Option<wide::Key>,
 }
@@ -75,23 +77,23 @@ pub(crate) struct Cipher {
 impl Cipher {
     /// For messages that come one by one.
     pub(crate) fn new(key: &[u8; HASH]) -> Self {
-        Self { key: prepared(key), wide: None }
+        Self { key: Some(prepared(key)), wide: None }
     }
 
     /// For many messages.
     pub(crate) fn for_transport(key: &[u8; HASH]) -> Self {
-        Self { key: prepared(key), wide: wide::Key::new(key) }
+        Self { key: Some(prepared(key)), wide: wide::Key::new(key) }
     }
 
     /// Seals in place, and returns the tag. A nonce may be used once.
     pub(crate) fn seal(&self, nonce: Nonce, data: &[u8], plain: &mut [u8]) -> Option<[u8; TAG]> {
-        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(data), plain).ok()?;
+        let tag = self.ring()?.seal_in_place_separate_tag(nonce, Aad::from(data), plain).ok()?;
         tag.as_ref().try_into().ok()
     }
 
     /// Opens in place what ends with its tag; returns the plain part.
     pub(crate) fn open<'a>(&self, nonce: Nonce, data: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
-        self.key.open_in_place(nonce, Aad::from(data), sealed).ok()
+        self.ring()?.open_in_place(nonce, Aad::from(data), sealed).ok()
     }
 
     /// Seals in place up to [`LANES`] messages of one length, each with room for a tag at its end, without additional
@@ -122,6 +124,10 @@ impl Cipher {
         right
     }
 
+    fn ring(&self) -> Option<&LessSafeKey> {
+        self.key.as_ref().map(|key| &key.0)
+    }
+
     /// Eight messages at once take as long as about four by themselves.
     fn wide_for(&self, messages: usize) -> Option<&wide::Key> {
         self.wide.as_ref().filter(|_| messages > LANES / 2)
@@ -131,15 +137,15 @@ impl Cipher {
 impl Drop for Cipher {
     fn drop(&mut self) {
         clear_stack();
-        overwrite(&mut self.key);
+        forget(&mut self.key);
     }
 }
 
-/// In a frame of its own, which lies where the stack was cleared.
+/// Overwrites all bytes by volatile writes. The last of these is an empty option, which has room for a key that is filled
+/// from the stack: hence a frame of its own, which lies where the stack was cleared.
 #[inline(never)]
-fn overwrite(key: &mut LessSafeKey) {
-    *key = prepared(&[0; HASH]);
-    black_box(key);
+fn forget(key: &mut Option<Prepared>) {
+    key.zeroize();
 }
 
 /// Clears what functions that were called before have left behind on the stack, copies of keys among it.
@@ -147,12 +153,12 @@ fn overwrite(key: &mut LessSafeKey) {
 pub(crate) fn clear_stack() {
     /// More than the making of a session takes, far less than a thread has.
     const DEPTH: usize = 16 << 10;
-    black_box(&mut [0u8; DEPTH]);
+    [0u64; DEPTH / size_of::<u64>()].zeroize();
 }
 
-fn prepared(key: &[u8; HASH]) -> LessSafeKey {
+fn prepared(key: &[u8; HASH]) -> Prepared {
     match UnboundKey::new(&CHACHA20_POLY1305, key) {
-        Ok(key) => LessSafeKey::new(key),
+        Ok(key) => Prepared(LessSafeKey::new(key)),
         Err(_) => unreachable!("the key has the length that the algorithm wants"),
     }
 }

@@ -1,5 +1,4 @@
-//! The system calls std has no safe function for. The only place with `unsafe`, but for one
-//! call in `noise::wide`.
+//! The system calls std has no safe function for. The only place with `unsafe`.
 //!
 //! Everything here is a thin wrapper that takes and returns safe types; decisions (what to do
 //! when the kernel lacks something) are made by the callers.

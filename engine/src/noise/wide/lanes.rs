@@ -16,7 +16,7 @@ const PART: usize = 16;
 const PARTS: usize = BLOCK / PART;
 const _: () = assert!(2 * PARTS <= DOUBLE_ROUNDS, "all of it is authenticated while the next blocks are made");
 
-/// Encrypts or decrypts packets in place and returns their tags. All are of one length, but the last may be missing (empty).
+/// See [`Run`](super::Run).
 #[target_feature(enable = "avx512f,avx512ifma")]
 pub(super) fn run(
     key: &[u32; 8],

@@ -18,6 +18,8 @@ mod poly1305;
 #[cfg(test)]
 mod tests;
 
+use multiversion::multiversion;
+use multiversion::target::match_target;
 use zeroize::Zeroizing;
 
 use super::crypto::{HASH, TAG};
@@ -25,18 +27,31 @@ use super::crypto::{HASH, TAG};
 /// Most messages at once.
 pub(crate) const LANES: usize = 8;
 
+/// Encrypts or decrypts packets in place and returns their tags, by the nonces with these counters. All packets are of one
+/// length, but the last may be missing (empty).
+type Run = fn(&[u32; HASH / 4], Way, &[u64; LANES], &mut [&mut [u8]; LANES]) -> [[u8; TAG]; LANES];
+
+/// The function for this processor, if there is one.
+#[multiversion(targets("x86_64+avx512f+avx512ifma"))]
+fn run_here() -> Option<Run> {
+    match_target! {
+        "x86_64+avx512f+avx512ifma" => Some(lanes::run),
+        _ => None,
+    }
+}
+
 /// A transport key on a processor that has what this needs.
-pub(crate) struct Key(
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "there is no key"))] Zeroizing<[u32; HASH / 4]>,
-);
+pub(crate) struct Key {
+    words: Zeroizing<[u32; HASH / 4]>,
+    run: Run,
+}
 
 impl Key {
     /// `None` if the processor has not what this needs.
     pub(crate) fn new(key: &[u8; HASH]) -> Option<Self> {
-        is_supported().then(|| {
-            let (words, _) = key.as_chunks();
-            Self(Zeroizing::new(std::array::from_fn(|i| u32::from_le_bytes(words[i]))))
-        })
+        let run = run_here()?;
+        let (words, _) = key.as_chunks();
+        Some(Self { words: Zeroizing::new(std::array::from_fn(|i| u32::from_le_bytes(words[i]))), run })
     }
 
     /// Seals in place messages of one length, each with room for a tag at its end, by the nonces with these counters.
@@ -45,7 +60,7 @@ impl Key {
         let mut packets: [&mut [u8]; LANES] = Default::default();
         let mut tags: [&mut [u8]; LANES] = Default::default();
         let count = split(messages, &mut packets, &mut tags);
-        let made = self.run(Way::Seal, counters, &mut packets);
+        let made = (self.run)(&self.words, Way::Seal, counters, &mut packets);
         for (tag, made) in tags.iter_mut().zip(made).take(count) {
             tag.copy_from_slice(&made);
         }
@@ -57,20 +72,8 @@ impl Key {
         let mut packets: [&mut [u8]; LANES] = Default::default();
         let mut tags: [&mut [u8]; LANES] = Default::default();
         let count = split(messages, &mut packets, &mut tags);
-        let right = self.run(Way::Open, counters, &mut packets);
+        let right = (self.run)(&self.words, Way::Open, counters, &mut packets);
         std::array::from_fn(|i| i < count && is_equal(&right[i], tags[i]))
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[allow(unsafe_code, reason = "no other way to call what is compiled for certain processors")]
-    fn run(&self, way: Way, counters: &[u64; LANES], packets: &mut [&mut [u8]; LANES]) -> [[u8; TAG]; LANES] {
-        // SAFETY: the processor has what `lanes::run` is compiled for: a `Key` is only made after asking it.
-        unsafe { lanes::run(&self.0, way, counters, packets) }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn run(&self, _: Way, _: &[u64; LANES], _: &mut [&mut [u8]; LANES]) -> [[u8; TAG]; LANES] {
-        unreachable!("there is no such key on this processor")
     }
 }
 
@@ -79,16 +82,6 @@ impl Key {
 enum Way {
     Seal,
     Open,
-}
-
-#[cfg(target_arch = "x86_64")]
-fn is_supported() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512ifma")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn is_supported() -> bool {
-    false
 }
 
 /// Splits the tags from the ends of messages, and returns how many messages there are.
