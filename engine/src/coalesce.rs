@@ -25,6 +25,9 @@ const MAX_SLICES: usize = MAX_MEMBERS + 2;
 const TCP_ACK: u8 = 0x10;
 const TCP_PSH: u8 = 0x08;
 const TCP_ECE: u8 = 0x40;
+/// Ports that encapsulations listen at: VXLAN's, the one Linux had before there was that, and GENEVE's. Before Linux 6.9 joined
+/// datagrams that are for one of its own devices are taken for a single one, and all but the first are lost.
+const ENCAPSULATIONS: [u16; 3] = [4789, 8472, 6081];
 
 /// Collects the packets of a batch and forms groups.
 #[derive(Default)]
@@ -281,6 +284,8 @@ impl Parsed {
                 let payload = segment.len() - 8;
                 let length_fits = usize::from(u16::from_be_bytes([segment[4], segment[5]]));
                 let has_checksum = segment[6] | segment[7] != 0;
+                let to_port = u16::from_be_bytes([segment[2], segment[3]]);
+                let encapsulates = ENCAPSULATIONS.contains(&to_port);
                 Some(Self {
                     flow: Flow {
                         protocol,
@@ -290,7 +295,7 @@ impl Parsed {
                         next_sequence: 0,
                         next_id: next_id(bytes),
                     },
-                    joinable: payload > 0 && length_fits == segment.len() && has_checksum,
+                    joinable: payload > 0 && length_fits == segment.len() && has_checksum && !encapsulates,
                     pushed: false,
                 })
             }

@@ -147,7 +147,7 @@ impl<'a> Control<'a> {
         if port == current {
             return Ok(current);
         }
-        let sockets = Sockets::bind(port, self.shared.mark(), self.shared.offload, self.shared.queues())?;
+        let sockets = Sockets::bind(port, self.shared.mark(), self.shared.offloads, self.shared.queues())?;
         let port = sockets.port();
         self.shared.replace_sockets(sockets);
         Ok(port)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
+use crate::kernel::Offloads;
 use crate::net::Sockets;
 use crate::shared::{Shared, Wakes};
 use crate::tun::Tun;
@@ -36,11 +37,13 @@ impl Device {
             None => None,
         };
         let queues = options.queues.get();
-        let sockets = Sockets::bind(0, 0, options.offload, queues)?;
+        let offloads = if options.offload { Offloads::of_the_kernel() } else { Ok(Offloads::NONE) };
+        let offloads = offloads.map_err(|source| Error::Udp { port: 0, step: "looking for offloads", source })?;
+        let sockets = Sockets::bind(0, 0, offloads, queues)?;
         let wake = || Wake::new().map_err(|source| Error::Thread { name: "pipe", source });
         let wakes = || (0..queues).map(|_| wake()).collect::<Result<_, _>>();
         let wakes = Wakes { egress: wakes()?, ingress: wakes()?, uapi: wake()? };
-        let shared = Arc::new(Shared::new(tun, options.mtu, options.offload, sockets, wakes));
+        let shared = Arc::new(Shared::new(tun, options.mtu, offloads, sockets, wakes));
 
         let mut device = Self { shared, threads: Vec::new() };
         // A thread that cannot be started ends those before it, as the device is dropped.

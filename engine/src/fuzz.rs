@@ -13,6 +13,7 @@ use crate::control::Control;
 use crate::egress::Egress;
 use crate::identity::HANDSHAKES_PER_SECOND;
 use crate::ingress::Ingress;
+use crate::kernel::Offloads;
 use crate::net::Sockets;
 use crate::noise::cookie::Stamp;
 use crate::noise::message::{INITIATION, MACS, RESPONSE};
@@ -61,8 +62,8 @@ fn secret(number: usize) -> Secret {
 fn device() -> Shared {
     let wake = || Wake::new().expect("a pipe");
     let wakes = Wakes { egress: vec![wake()], ingress: vec![wake()], uapi: wake() };
-    let sockets = Sockets::bind(0, 0, false, 1).expect("free ports");
-    Shared::new(Tun::nowhere().expect("/dev/null"), MTU, true, sockets, wakes)
+    let sockets = Sockets::bind(0, 0, Offloads::NONE, 1).expect("free ports");
+    Shared::new(Tun::nowhere().expect("/dev/null"), MTU, Offloads::NONE, sockets, wakes)
 }
 
 fn address(number: usize) -> SocketAddr {

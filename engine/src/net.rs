@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Error;
 use crate::drops::{Cause, DropCounters};
-use crate::kernel::Version;
+use crate::kernel::Offloads;
 use crate::sys::udp::{self, Message, Sharing};
 
 /// Room for received datagrams in bytes, as large as wireguard-go asks for.
@@ -43,11 +43,11 @@ pub(crate) struct Socket {
 
 impl Sockets {
     /// Binds them in the network namespace of the calling thread; port 0 takes any port that is free in both families.
-    pub(crate) fn bind(port: u16, mark: u32, offload: bool, queues: usize) -> Result<Self, Error> {
+    pub(crate) fn bind(port: u16, mark: u32, offloads: Offloads, queues: usize) -> Result<Self, Error> {
         let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
         let first = loop {
             attempts -= 1;
-            match Queue::bind(port, offload, Sharing::Nobody) {
+            match Queue::bind(port, offloads, Sharing::Nobody) {
                 Err(error) if error.is_taken() && attempts > 0 => {}
                 result => break result?,
             }
@@ -58,7 +58,7 @@ impl Sockets {
             // The port was free a moment ago. Sockets share one only if the first was bound to be shared, too.
             sockets.queues.clear();
             for _ in 0..queues {
-                sockets.queues.push(Queue::bind(port, offload, Sharing::Queues)?);
+                sockets.queues.push(Queue::bind(port, offloads, Sharing::Queues)?);
             }
         }
         if mark != 0 {
@@ -91,7 +91,7 @@ impl Sockets {
 }
 
 impl Queue {
-    fn bind(port: u16, offload: bool, sharing: Sharing) -> Result<Self, Error> {
+    fn bind(port: u16, offloads: Offloads, sharing: Sharing) -> Result<Self, Error> {
         let failed = |step| move |source| Error::Udp { port, step, source };
         let v4 = udp::bind(false, port, sharing).map_err(failed("binding for IPv4"))?;
         let bound = v4.local_addr().map_err(failed("reading the port"))?.port();
@@ -100,9 +100,9 @@ impl Queue {
             Err(error) if is_unsupported(&error) => None,
             Err(error) => return Err(failed("binding for IPv6")(error)),
         };
-        let v6 = v6.map(|socket| Socket::set_up(socket, true, offload)).transpose();
+        let v6 = v6.map(|socket| Socket::set_up(socket, true, offloads)).transpose();
         Ok(Self {
-            v4: Socket::set_up(v4, false, offload).map_err(failed("setting up IPv4"))?,
+            v4: Socket::set_up(v4, false, offloads).map_err(failed("setting up IPv4"))?,
             v6: v6.map_err(failed("setting up IPv6"))?,
         })
     }
@@ -124,7 +124,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 impl Socket {
-    fn set_up(udp: UdpSocket, v6: bool, offload: bool) -> io::Result<Self> {
+    fn set_up(udp: UdpSocket, v6: bool, offloads: Offloads) -> io::Result<Self> {
         let waits = !set_buffers(&udp);
         if v6 {
             udp::set_option(&udp, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
@@ -138,24 +138,10 @@ impl Socket {
             let dont = libc::IP_PMTUDISC_DONT;
             udp::set_option(&udp, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, dont)?;
         }
-        let version = Version::running();
-        if offload
-            && version.is_none_or(Version::can_coalesce_udp)
-            && let Err(error) = udp::set_option(&udp, libc::SOL_UDP, libc::UDP_GRO, 1)
-        {
-            tracing::info!(%error, "UDP coalescing is not available");
+        if offloads.coalescing {
+            udp::set_option(&udp, libc::SOL_UDP, libc::UDP_GRO, 1)?;
         }
-        // Size 0 changes nothing, and tells whether the option exists.
-        let segmentation = offload
-            && version.is_none_or(Version::can_segment_udp)
-            && match udp::set_option(&udp, libc::SOL_UDP, libc::UDP_SEGMENT, 0) {
-                Ok(()) => true,
-                Err(error) => {
-                    tracing::info!(%error, "UDP segmentation is not available");
-                    false
-                }
-            };
-        Ok(Self { udp, segmentation: AtomicBool::new(segmentation), waits })
+        Ok(Self { udp, segmentation: AtomicBool::new(offloads.segmentation), waits })
     }
 
     /// Sends all messages, in order, and returns with how many calls. What the kernel refuses is counted and forgotten.
@@ -241,12 +227,14 @@ mod tests {
     use crate::log_lines::log_lines;
     use crate::path::Path;
 
+    const ALL: Offloads = Offloads { coalescing: true, segmentation: true };
+
     /// A socket of ours, one to receive with, and its address.
     fn sockets() -> (Socket, UdpSocket, Path) {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let to = receiver.local_addr().unwrap();
-        let ours = Socket::set_up(udp::bind(false, 0, Sharing::Nobody).unwrap(), false, true).unwrap();
+        let ours = Socket::set_up(udp::bind(false, 0, Sharing::Nobody).unwrap(), false, ALL).unwrap();
         (ours, receiver, to.into())
     }
 
@@ -314,7 +302,7 @@ mod tests {
     fn a_datagram_that_there_is_no_room_for_is_lost_alone() {
         let Ok(receiver) = UdpSocket::bind("[::1]:0") else { return eprintln!("SKIPPED: there is no IPv6") };
         receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let ours = Socket::set_up(udp::bind(true, 0, Sharing::Nobody).unwrap(), true, true).unwrap();
+        let ours = Socket::set_up(udp::bind(true, 0, Sharing::Nobody).unwrap(), true, ALL).unwrap();
         udp::set_option(&ours.udp, libc::IPPROTO_IPV6, libc::IPV6_MTU, 1280).unwrap();
         udp::set_option(&ours.udp, libc::SOL_SOCKET, libc::SO_SNDBUF, 1).unwrap();
         let to = Path { local: Some("::1".parse().unwrap()), ..receiver.local_addr().unwrap().into() };
@@ -335,13 +323,13 @@ mod tests {
     #[test]
     fn all_get_one_port_and_a_taken_one_is_an_error() {
         for queues in [1, 3] {
-            let sockets = Sockets::bind(0, 0, true, queues).unwrap();
+            let sockets = Sockets::bind(0, 0, ALL, queues).unwrap();
             assert_ne!(sockets.port(), 0);
             for queue in &sockets.queues {
                 let all = std::iter::once(&queue.v4).chain(&queue.v6);
                 assert!(all.into_iter().all(|socket| socket.udp.local_addr().unwrap().port() == sockets.port()));
             }
-            let again = Sockets::bind(sockets.port(), 0, true, queues).map(drop);
+            let again = Sockets::bind(sockets.port(), 0, ALL, queues).map(drop);
             assert!(matches!(again, Err(Error::Udp { port, .. }) if port == sockets.port()));
         }
     }

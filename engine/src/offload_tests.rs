@@ -299,6 +299,35 @@ fn a_packet_with_a_wrong_checksum_is_passed_on_alone_and_as_it_is() {
     }
 }
 
+/// Linux before 6.9 would take several for one.
+#[test]
+fn datagrams_of_encapsulations_are_passed_on_one_by_one() {
+    for v6 in [false, true] {
+        let headers = Headers {
+            v6,
+            udp: true,
+            port: 1,
+            options: 0,
+            flags: 0,
+            dont_fragment: true,
+            traffic_class: 0,
+            sequence: 0,
+            id: 7,
+        };
+        for (port, expected) in [(4789u16, 5), (8472, 5), (6081, 5), (4790, 1)] {
+            let mut packets = cut(headers.frame(&[5; 500], 100));
+            for packet in &mut packets {
+                let segment = headers.transport();
+                packet[segment + 2..][..2].copy_from_slice(&port.to_be_bytes());
+                packet[segment + 6..][..2].fill(0);
+                let sum = headers.pseudo(packet.len() - segment) + checksum::sum(&packet[segment..]);
+                checksum::store_nonzero(packet, segment + 6, sum);
+            }
+            assert_eq!(join(&packets, BOTH).len(), expected, "port {port}, v6: {v6}");
+        }
+    }
+}
+
 #[test]
 fn a_fragment_keeps_its_place_among_all_packets() {
     let headers = Headers {

@@ -14,6 +14,7 @@ use crate::drops::DropCounters;
 use crate::greetings::Greetings;
 use crate::identity::Identity;
 use crate::inbox::Inbox;
+use crate::kernel::Offloads;
 use crate::net::Sockets;
 use crate::peer::Peer;
 use crate::table::Table;
@@ -24,7 +25,7 @@ use crate::wake::Wake;
 pub(crate) struct Shared {
     pub(crate) tun: Tun,
     pub(crate) mtu: u16,
-    pub(crate) offload: bool,
+    pub(crate) offloads: Offloads,
     pub(crate) inbox: Inbox,
     pub(crate) greetings: Greetings,
     pub(crate) drops: DropCounters,
@@ -53,11 +54,11 @@ pub(crate) struct Wakes {
 }
 
 impl Shared {
-    pub(crate) fn new(tun: Tun, mtu: u16, offload: bool, sockets: Sockets, wakes: Wakes) -> Self {
+    pub(crate) fn new(tun: Tun, mtu: u16, offloads: Offloads, sockets: Sockets, wakes: Wakes) -> Self {
         Self {
             tun,
             mtu,
-            offload,
+            offloads,
             inbox: Inbox::default(),
             greetings: Greetings::default(),
             drops: DropCounters::default(),

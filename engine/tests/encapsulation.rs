@@ -1,5 +1,5 @@
-//! VXLAN and GENEVE beside the tunnel. Some kernels lose coalesced UDP on such devices: where they are what the tunnel's
-//! datagrams are sent over, and where packets that came out of the tunnel are forwarded to them.
+//! VXLAN and GENEVE with the tunnel. Some kernels lose coalesced UDP on such devices: where the tunnel's datagrams are sent
+//! over them, where theirs are sent through the tunnel, and where packets that came out of the tunnel are forwarded to them.
 
 mod common;
 
@@ -24,7 +24,7 @@ impl Chain {
         let (a, b, c) = (Host::new("a"), Host::new("b"), Host::new("c"));
         wire(0, (&a, 1), (&b, 2));
         wire(1, (&b, 2), (&c, 3));
-        encapsulate(kind, 1, (&b, 2), (&c, 3)).then_some(())?;
+        encapsulate(kind, "10.99.1", (&b, 2), (&c, 3)).then_some(())?;
         let (device_a, device_b) = (device(&a, 1, |_| ()), device(&b, 2, |_| ()));
         let mut to_b = peer(2, Some("10.99.0.2:51820"));
         to_b.allowed_ips.push("10.88.0.0/24".parse().unwrap());
@@ -37,24 +37,24 @@ impl Chain {
     }
 }
 
-/// Runs a test with a chain of each kind that the kernel has, one after the other.
-fn with_each_chain(test: impl Fn(&Chain)) {
+/// Runs a test with what is made for each kind that the kernel has, one after the other.
+fn with_each<T>(make: impl Fn(&str) -> Option<T>, test: impl Fn(&T)) {
     if !can_run() {
         return;
     }
     for kind in ["vxlan", "geneve"] {
-        match Chain::of(kind) {
-            Some(chain) => test(&chain),
+        match make(kind) {
+            Some(made) => test(&made),
             None => eprintln!("SKIPPED: needs {kind}"),
         }
     }
 }
 
-/// An encapsulating device between two hosts over a wire of theirs, with the addresses 10.88.0.n and fd88::n.
-fn encapsulate(kind: &str, net: u8, a: (&Host, u8), b: (&Host, u8)) -> bool {
+/// An encapsulating device between two hosts that are number n in a network, with the addresses 10.88.0.n and fd88::n.
+fn encapsulate(kind: &str, network: &str, a: (&Host, u8), b: (&Host, u8)) -> bool {
     [(a, b), (b, a)].into_iter().all(|((host, number), (_, other))| {
-        let remote = format!("10.99.{net}.{other}");
-        let words = ["ip", "link", "add", "over0", "type", kind, "id", "7", "remote", &remote];
+        let remote = format!("{network}.{other}");
+        let words = ["ip", "link", "add", "over0", "type", kind, "id", "7", "remote", &remote, "udpcsum"];
         let port: &[&str] = if kind == "vxlan" { &["dstport", "4789"] } else { &[] };
         if !host.try_run(&[&words, port].concat()).status.success() {
             return false;
@@ -88,7 +88,7 @@ fn bursts(from: &Host, to: &Host, address: &str) {
 
 #[test]
 fn what_comes_out_of_the_tunnel_may_be_encapsulated() {
-    with_each_chain(|chain| {
+    with_each(Chain::of, |chain| {
         let (a, c) = (&chain.a, &chain.c);
         wait_until("the way is there", SOON, || a.reaches("10.88.0.3"));
         bursts(a, c, "10.88.0.3");
@@ -101,7 +101,7 @@ fn what_comes_out_of_the_tunnel_may_be_encapsulated() {
 
 #[test]
 fn the_tunnel_may_run_over_an_encapsulation() {
-    with_each_chain(|chain| {
+    with_each(Chain::of, |chain| {
         // Another tunnel, from c over the encapsulation to b.
         chain.c.run(&["ip", "route", "del", "10.77.0.0/24"]);
         let device_c = device(&chain.c, 3, |_| ());
@@ -112,5 +112,24 @@ fn the_tunnel_may_run_over_an_encapsulation() {
             transfer(&chain.c, &chain.b, "10.77.0.2".parse().unwrap(), 8 << 20);
             transfer(&chain.b, &chain.c, "fd77::3".parse().unwrap(), 8 << 20);
         }
+    });
+}
+
+/// Their datagrams have a checksum, as those that can be joined.
+#[test]
+fn an_encapsulation_may_run_over_the_tunnel() {
+    let pair_with = |kind: &str| {
+        let pair = Pair::new(true);
+        encapsulate(kind, "10.77.0", (&pair.a, 1), (&pair.b, 2)).then_some(pair)
+    };
+    with_each(pair_with, |pair| {
+        for host in [&pair.a, &pair.b] {
+            host.run(&["ip", "link", "set", "over0", "mtu", "1340"]);
+        }
+        wait_until("the way is there", SOON, || pair.a.reaches("10.88.0.2"));
+        bursts(&pair.a, &pair.b, "10.88.0.2");
+        bursts(&pair.b, &pair.a, "10.88.0.1");
+        transfer(&pair.a, &pair.b, "10.88.0.2".parse().unwrap(), 8 << 20);
+        transfer(&pair.b, &pair.a, "fd88::1".parse().unwrap(), 8 << 20);
     });
 }
