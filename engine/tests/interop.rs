@@ -263,13 +263,12 @@ fn sessions_with_the_kernel_are_renewed() {
 
 /// Under load we ask for a cookie first, and they send it back, also when more comes than can be answered: strangers
 /// take only a share of the room, and a cookie that is returned goes first.
-#[test]
-fn they_get_through_a_flood() {
-    for other in programs() {
+fn they_get_through_a_flood(others: &[Other], rate: f64) {
+    for other in others {
         eprintln!("with {}", other.name());
-        let meeting = Meeting::of(&other);
+        let meeting = Meeting::of(other);
         let own = private_key(1).public_key();
-        let (handshake, _) = flood::during(&meeting.b, "10.99.0.1:51820", own, || {
+        let (handshake, _) = flood::during_at(rate, &meeting.b, "10.99.0.1:51820", own, || {
             let deferred = || meeting.device.stats().drops.handshake_deferred;
             wait_until("cookies are asked for", SOON, || deferred() > 100);
             // They try again every five seconds.
@@ -281,16 +280,30 @@ fn they_get_through_a_flood() {
 }
 
 /// The same the other way round.
-#[test]
-fn we_get_through_a_flood() {
-    for other in programs() {
+fn we_get_through_a_flood(others: &[Other], rate: f64) {
+    for other in others {
         eprintln!("with {}", other.name());
-        let meeting = Meeting::of(&other);
+        let meeting = Meeting::of(other);
         let theirs = private_key(2).public_key();
-        flood::during(&meeting.a, "10.99.0.2:51820", theirs, || {
+        flood::during_at(rate, &meeting.a, "10.99.0.2:51820", theirs, || {
             meeting.we_begin();
             wait_until("a handshake", 3 * SOON, || meeting.a.reaches("10.77.0.2"));
         });
         assert!(meeting.last_handshake().is_some(), "{}", other.name());
     }
+}
+
+#[test]
+fn programs_and_we_get_through_a_flood() {
+    let programs = programs();
+    they_get_through_a_flood(&programs, flood::RATE);
+    we_get_through_a_flood(&programs, flood::RATE);
+}
+
+/// More would keep an emulated processor from everything else.
+#[test]
+fn the_kernel_and_we_get_through_a_flood() {
+    let kernel = kernel();
+    they_get_through_a_flood(&kernel, 2_000.0);
+    we_get_through_a_flood(&kernel, 20_000.0);
 }

@@ -1,4 +1,4 @@
-//! Handshakes from strangers, fifty thousand a second.
+//! Handshakes from strangers.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use boringtun::x25519;
 use super::Host;
 
 /// Messages in each second.
-const RATE: f64 = 50_000.0;
+pub const RATE: f64 = 50_000.0;
 /// Where they come from.
 const STRANGER: &str = "10.99.0.66/24";
 /// Messages between two looks at the clock.
@@ -39,8 +39,13 @@ impl Drop for End<'_> {
     }
 }
 
-/// Does something while a host is flooded. Returns what that returns, and how many messages a second were sent.
+/// Does something while a host is flooded at [`RATE`]. Returns what that returns, and how many messages a second were sent.
 pub fn during<T>(from: &Host, to: &str, receiver: [u8; 32], work: impl FnOnce() -> T) -> (T, f64) {
+    during_at(RATE, from, to, receiver, work)
+}
+
+/// The same with as many messages a second as one likes.
+pub fn during_at<T>(rate: f64, from: &Host, to: &str, receiver: [u8; 32], work: impl FnOnce() -> T) -> (T, f64) {
     let target: SocketAddr = to.parse().expect("an address");
     // Strangers have another address than the peers of the test.
     let _ = from.try_run(&["ip", "address", "add", STRANGER, "dev", "eth0"]);
@@ -54,7 +59,7 @@ pub fn during<T>(from: &Host, to: &str, receiver: [u8; 32], work: impl FnOnce() 
                 for message in &messages {
                     sent += usize::from(socket.send_to(message, target).is_ok());
                 }
-                let due = Duration::from_secs_f64(sent as f64 / RATE);
+                let due = Duration::from_secs_f64(sent as f64 / rate);
                 std::thread::sleep(due.saturating_sub(begin.elapsed()));
             }
             sent as f64 / begin.elapsed().as_secs_f64()
