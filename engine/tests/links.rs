@@ -84,6 +84,38 @@ fn a_link_that_is_full_or_gone_costs_the_others_nothing() {
     assert!(drops.udp_send > 0, "the one that cannot be reached: {drops:?}");
 }
 
+/// One peer is sent, or sends, more than there is time for, and does not slow down for what is lost. Another shares the
+/// queues with it, and gets its part.
+#[test]
+fn an_overload_of_one_peer_starves_no_other() {
+    if !can_run() {
+        return;
+    }
+    let star = Star::new();
+    let (hub, loud, quiet) = (&star.hub, &star.ends[0], &star.ends[1]);
+    hub.ping("10.77.0.2");
+    hub.ping("10.77.0.3");
+    for (from, target) in [(hub, "10.77.0.2:9"), (loud, "10.77.0.1:9")] {
+        let lost = || from.run(&["cat", "/sys/class/net/wg0/statistics/tx_dropped"]).trim().parse::<usize>().unwrap();
+        let before = lost();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let socket = from.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = socket.send_to(&[0; 1300], target);
+                }
+            });
+            let end = flood::End(over);
+            wait_until("more than there is time for", SOON, || lost() > before + 1_000);
+            transfer(hub, quiet, "10.77.0.3".parse().unwrap(), 1 << 20);
+            transfer(quiet, hub, "fd77::1".parse().unwrap(), 1 << 20);
+            drop(end);
+        });
+    }
+}
+
 /// The end's router, so to say, lets in only what comes from the address that was spoken to.
 #[test]
 fn a_peer_is_answered_from_the_address_that_it_spoke_to() {
