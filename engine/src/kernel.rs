@@ -27,8 +27,8 @@ impl Offloads {
 
     fn find(version: Option<Version>, try_option: impl Fn(libc::c_int, libc::c_int) -> io::Result<()>) -> Self {
         let find = |what, is_sound: fn(Version) -> bool, option, value| {
-            if !version.is_none_or(is_sound) {
-                tracing::info!(?version, "UDP {what} is not used: this kernel does it wrong");
+            if let Some(Version { major, minor, patch }) = version.filter(|version| !is_sound(*version)) {
+                tracing::info!("UDP {what} is not used: Linux {major}.{minor}.{patch} does it wrong");
                 return false;
             }
             try_option(option, value)
