@@ -1,16 +1,18 @@
 //! Open vSwitch itself on the hosts of a lab, for providers that are made of it: a database and `ovs-vswitchd` for
-//! each host, in its namespaces, with the data path that needs no kernel module (`datapath_type=netdev`).
+//! each host, in its namespaces, with the data path that needs no kernel module (`datapath_type=netdev`), or with
+//! `KG_OPEN_VSWITCH=kernel` in the environment that of the kernel.
 //!
-//! That data path encapsulates by itself, in what ovs-vswitchd(8) calls native tunneling, and wants a bridge of its own
-//! to send from. The kernel's would hand its packets to the host's routing instead, which is what a mesh is about; so
-//! here the bridge [`TUNNELS`] is nothing but a wire between the two: the switch has a link-local address there, which
+//! The first encapsulates by itself, in what ovs-vswitchd(8) calls native tunneling, and wants a bridge of its own
+//! to send from. The kernel's hands its packets to the host's routing instead, which is what a mesh is about; so for
+//! the first the bridge [`TUNNELS`] is nothing but a wire between the two: the switch has a link-local address there, which
 //! the host translates to its internal IP and back, without state. Every packet of a tunnel so goes the way that the
 //! host's rules and routes say, from internal IP to internal IP, as one that is forwarded.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::lab::Lab;
 use crate::space::Space;
@@ -31,8 +33,40 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// Where a host's processes meet; each host has its own mounted there.
 const DIRECTORY: &str = "/run/openvswitch";
 
-/// Starts Open vSwitch on a host. What is tunneled there comes from `internal`, of each family at most one.
+/// What moves the switch's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataPath {
+    /// `ovs-vswitchd`.
+    Userspace,
+    /// The kernel's module `openvswitch`.
+    Kernel,
+}
+
+impl DataPath {
+    /// The one that the environment chooses.
+    pub(crate) fn chosen() -> Result<DataPath> {
+        match std::env::var("KG_OPEN_VSWITCH").as_deref() {
+            Err(_) | Ok("" | "userspace") => Ok(DataPath::Userspace),
+            Ok("kernel") if Path::new("/sys/module/openvswitch").exists() => Ok(DataPath::Kernel),
+            Ok("kernel") => bail!("KG_OPEN_VSWITCH=kernel: want the kernel's module; modprobe openvswitch"),
+            Ok(other) => bail!("KG_OPEN_VSWITCH={other}: want userspace or kernel"),
+        }
+    }
+
+    /// `datapath_type` of bridges.
+    pub(crate) fn bridge_type(self) -> &'static str {
+        match self {
+            DataPath::Userspace => "netdev",
+            DataPath::Kernel => "system",
+        }
+    }
+}
+
+/// Starts Open vSwitch on a host, and says with which data path. What is tunneled there comes from `internal`, of each
+/// family at most one.
 pub(crate) fn start(lab: &Lab, node: &str, internal: &[IpAddr]) -> Result<()> {
+    let data_path = DataPath::chosen()?;
+    eprintln!("Open vSwitch on {node}: {data_path:?}");
     let host = lab.space(node)?;
     let (database, socket) = (format!("{DIRECTORY}/conf.db"), format!("unix:{DIRECTORY}/db.sock"));
     host.exec(["ovsdb-tool", "create", &database, SCHEMA])?;
@@ -40,7 +74,10 @@ pub(crate) fn start(lab: &Lab, node: &str, internal: &[IpAddr]) -> Result<()> {
     configure(&host, &["--no-wait", "init"])?;
     // By the host's routes it would look for other bridges of its own to send from.
     lab.run_on(node, &["ovs-vswitchd", &socket, "--pidfile", "--disable-system-route"])?;
-    lay_wire(lab, &host, internal)
+    match data_path {
+        DataPath::Userspace => lay_wire(lab, &host, internal),
+        DataPath::Kernel => Ok(()),
+    }
 }
 
 /// Runs `ovs-vsctl`, which waits until the switch is as it says.
@@ -82,6 +119,9 @@ pub(crate) fn forget_ways(host: &Space) -> Result<()> {
 /// Makes a port of a bridge of the host's end of a veth, whose other end is `eth0` of `pod`.
 pub(crate) fn add_veth(host: &Space, pod: &Space, bridge: &str, interface: &str, settings: &str) -> Result<()> {
     configure(host, &["add-port", bridge, interface, "--", "set", "interface", interface, settings])?;
+    if DataPath::chosen()? == DataPath::Kernel {
+        return Ok(());
+    }
     // This data path gets copies of what comes in there. The kernel's takes the frames away, and the host's stack, which
     // would answer for all of its addresses, sees none.
     host.nft(&format!(
@@ -94,11 +134,9 @@ pub(crate) fn add_veth(host: &Space, pod: &Space, bridge: &str, interface: &str,
 }
 
 fn lay_wire(lab: &Lab, host: &Space, internal: &[IpAddr]) -> Result<()> {
+    let data_path = format!("datapath_type={}", DataPath::Userspace.bridge_type());
     let mac = format!("other_config:hwaddr={MAC}");
-    configure(
-        host,
-        &["add-br", TUNNELS, "--", "set", "bridge", TUNNELS, "datapath_type=netdev", "fail_mode=secure", &mac],
-    )?;
+    configure(host, &["add-br", TUNNELS, "--", "set", "bridge", TUNNELS, &data_path, "fail_mode=secure", &mac])?;
     // What the switch sends goes to the host, and what the host sends is taken out of its tunnel.
     let back = |ip: &str| format!("{ip},tp_dst={GENEVE_PORT} actions=in_port\n");
     add_flows(host, TUNNELS, &(back("udp") + &back("udp6")))?;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::Site;
 use crate::kube_proxy::Service;
 use crate::lab::Lab;
-use crate::open_vswitch::{self, configure};
+use crate::open_vswitch::{self, DataPath, configure};
 use crate::rules::Policy;
 use crate::servers::HTTP_PORT;
 use crate::space::Space;
@@ -61,18 +61,19 @@ impl Lab {
     pub(super) fn start_chassis(&self, own: &Site, database: Ipv4Addr, port: &Port) -> Result<()> {
         open_vswitch::start(self, &own.name, &[own.private.into()])?;
         let host = self.space(&own.name)?;
+        let data_path = DataPath::chosen()?.bridge_type();
         let settings = [
             format!("external_ids:system-id={}", own.name),
             format!("external_ids:ovn-remote=tcp:{database}:{SOUTHBOUND_PORT}"),
             "external_ids:ovn-encap-type=geneve".to_owned(),
             format!("external_ids:ovn-encap-ip={}", own.private),
-            "external_ids:ovn-bridge-datapath-type=netdev".to_owned(),
+            format!("external_ids:ovn-bridge-datapath-type={data_path}"),
         ];
         let words = ["set", "open_vswitch", "."].into_iter().chain(settings.iter().map(String::as_str));
         configure(&host, &words.collect::<Vec<_>>())?;
         let Port { name, interface, mac, .. } = port;
         let script = format!(
-            "add-br br-int -- set bridge br-int datapath_type=netdev fail_mode=secure \
+            "add-br br-int -- set bridge br-int datapath_type={data_path} fail_mode=secure \
              -- add-port br-int {interface} -- set interface {interface} type=internal mtu_request={MTU} \
              mac=\"{mac}\" external_ids:iface-id={name}"
         );

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use self::pipeline::{GLOBAL_VIRTUAL_MAC, gateway_flows, pipeline, pod_flows, pod_port_flows, remote_flows};
 use super::{Site, nth, whole};
 use crate::lab::Lab;
-use crate::open_vswitch::{self, add_flows, configure};
+use crate::open_vswitch::{self, DataPath, add_flows, configure};
 use crate::rules::{Customs, ON_THE_HOST, Rules};
 use crate::space::Space;
 
@@ -102,8 +102,9 @@ fn gateway_mac(site: &Site) -> String {
 fn add_bridge(host: &Space, own: &Site) -> Result<()> {
     let gateway = ["type=internal", &format!("ofport_request={GATEWAY_PORT}"), &format!("mtu_request={MTU}")].join(" ");
     let tunnel = format!("type=geneve options:key=flow options:remote_ip=flow ofport_request={TUNNEL_PORT}");
+    let data_path = DataPath::chosen()?.bridge_type();
     let script = format!(
-        "add-br {BRIDGE} -- set bridge {BRIDGE} datapath_type=netdev fail_mode=secure \
+        "add-br {BRIDGE} -- set bridge {BRIDGE} datapath_type={data_path} fail_mode=secure \
          -- add-port {BRIDGE} {GATEWAY} -- set interface {GATEWAY} {gateway} mac=\"{}\" \
          -- add-port {BRIDGE} antrea-tun0 -- set interface antrea-tun0 {tunnel}",
         gateway_mac(own)

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use super::pipeline::table::{CONNTRACK_COMMIT, INGRESS_RULE};
+use super::pipeline::table::{CONNTRACK_COMMIT, CONNTRACK_ZONE, INGRESS_RULE, L3_FORWARDING};
 use super::pipeline::{Family, family};
 use super::{BRIDGE, GATEWAY, GATEWAY_PORT, gateway_mac};
 use crate::lab::Lab;
@@ -32,13 +32,15 @@ pub(super) fn relent(lab: &Lab, policy: &Policy<'_>) -> Result<()> {
 }
 
 /// The flows of a policy. Whom it turns away the switch would tell Antrea's agent, which answers in a pod's place
-/// (`controller/networkpolicy/reject.go`); here the host gets the packet and answers by [`refusal`].
+/// (`controller/networkpolicy/reject.go`); here the host gets the packet and answers by [`refusal`]. The
+/// answer is not tracked: to the kernel's data path it would be invalid, of no connection.
 fn flows(policy: &Policy<'_>, gateway_mac: &str) -> String {
     let Policy { server, client, .. } = policy;
     let Family { ip, tcp, source, destination, .. } = family(*server);
     let flow = |priority: u8, matches: &str, actions: &str| {
         format!("cookie={COOKIE},table={INGRESS_RULE},priority={priority},{matches} actions={actions}\n")
     };
+    let answer = format!("{tcp},in_port={GATEWAY_PORT},{source}={server},tcp_flags=+rst");
     let next = format!("goto_table:{CONNTRACK_COMMIT}");
     let denied = format!("{tcp},{destination}={server}");
     let to_host = |output: &str| format!("set_field:{gateway_mac}->eth_dst,{output}");
@@ -47,6 +49,7 @@ fn flows(policy: &Policy<'_>, gateway_mac: &str) -> String {
         + &flow(210, &format!("{ip},{source}={client},{destination}={server}"), &next)
         + &flow(200, &format!("{denied},in_port={GATEWAY_PORT}"), &to_host("in_port"))
         + &flow(190, &denied, &to_host(&format!("output:{GATEWAY_PORT}")))
+        + &format!("cookie={COOKIE},table={CONNTRACK_ZONE},priority=210,{answer} actions=goto_table:{L3_FORWARDING}\n")
 }
 
 fn refusal(server: IpAddr) -> String {
