@@ -11,12 +11,15 @@ use tracing::{error, info, warn};
 
 use crate::{cluster::PatchError, host::Failure, state::Notice};
 
+/// The field is not called `message`: that is what the line itself has.
+fn ignored(Warning { object, field, message: problem }: &Warning) {
+    warn!(object, field, problem, "part of an object ignored");
+}
+
 /// Tells what the watch of the cluster came to.
 pub fn notice(notice: Notice) {
     match notice {
-        Notice::Object(Warning { object, field, message }) => {
-            warn!(object, field, message, "part of an object ignored")
-        }
+        Notice::Object(warning) => ignored(&warning),
         Notice::Unreadable { resource, error } => {
             warn!(resource, error, "the cluster cannot be read; what is known of it stays");
         }
@@ -40,9 +43,7 @@ impl Told {
     /// What of the mesh was left out now.
     pub fn warnings<'a>(&mut self, warnings: impl Iterator<Item = &'a Warning>) {
         let warnings: BTreeSet<Warning> = warnings.cloned().collect();
-        for Warning { object, field, message } in warnings.difference(&self.warnings) {
-            warn!(object, field, message, "part of an object ignored");
-        }
+        warnings.difference(&self.warnings).for_each(ignored);
         self.warnings = warnings;
     }
 

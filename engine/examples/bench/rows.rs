@@ -61,7 +61,7 @@ const UDP_HEADERS: usize = 28;
 
 /// Measures everything once; what an implementation cannot do is left out.
 pub fn measure(implementation: &Implementation, seconds: usize, mut note: impl FnMut(usize, f64)) {
-    let tcp = {
+    {
         let Some(pair) = Pair::new(implementation, 0) else { return };
         let before = cpu_seconds(&pair.ids());
         let tcp = pair.load(seconds, &[]).megabits;
@@ -80,14 +80,17 @@ pub fn measure(implementation: &Implementation, seconds: usize, mut note: impl F
             percentile(&pair.round_trips(200), 0.99)
         });
         note(LOADED, loaded);
-        // Just before: what else is on the machine should be the same.
-        let calm = pair.load(seconds, &[]).megabits;
-        let (flooded, rate) =
-            flood::during(&pair.a, "10.99.0.2:51820", private_key(2).public_key(), || pair.load(seconds, &[]).megabits);
-        note(FLOOD, flooded / calm);
+        let calm = || pair.load(seconds, &[]).megabits;
+        let mut rate = 0.0;
+        let flooded = || {
+            let (megabits, sent) =
+                flood::during(&pair.a, "10.99.0.2:51820", private_key(2).public_key(), || calm() + calm());
+            rate = sent;
+            megabits
+        };
+        note(FLOOD, over(flooded, calm));
         note(FLOOD_RATE, rate);
-        tcp
-    };
+    }
     if let Some(pair) = Pair::new(implementation, 0) {
         pair.without_offloads();
         note(NO_OFFLOAD, pair.load(seconds, &[]).megabits);
@@ -95,13 +98,20 @@ pub fn measure(implementation: &Implementation, seconds: usize, mut note: impl F
     if let Some(pair) = Pair::new(implementation, 9) {
         note(MEMORY_10, resident(pair.ids()[1]));
     }
-    if let Some(pair) = Pair::new(implementation, 999) {
-        note(MEMORY_1000, resident(pair.ids()[1]));
-        note(MANY, pair.load(seconds, &[]).megabits / tcp);
+    if let (Some(many), Some(one)) = (Pair::new(implementation, 999), Pair::new(implementation, 0)) {
+        note(MEMORY_1000, resident(many.ids()[1]));
+        let rate = |pair: &Pair| pair.load(seconds, &[]).megabits;
+        note(MANY, over(|| rate(&many) + rate(&many), || rate(&one)));
     }
     if let Some(megabits) = four_at_once(implementation, seconds) {
         note(FOUR, megabits);
     }
+}
+
+/// The sum of two figures, over that of one before and one after: the machine changes for both alike.
+fn over(two: impl FnOnce() -> f64, one: impl Fn() -> f64) -> f64 {
+    let before = one();
+    two() / (before + one())
 }
 
 /// Two hosts, a wire, and a daemon on each. `b` has so many more peers.

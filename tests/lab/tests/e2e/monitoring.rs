@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::Event;
 use kube::{Api, api::ListParams};
 use lab::{Access, Lab, Spec, spawn};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::support::{UNHURRIED, bring_up, in_lab, pod_cidr, skipped, wait, wait_leaders, wait_route};
@@ -152,8 +153,30 @@ fn probes_dashboard_and_alerts_find_what_they_ask_for() -> Result<()> {
             prometheus.ask(query)?;
         }
         ensure!(prometheus.ask("ALERTS{alertname=\"KiloTunnelDown\"}")? == 0, "all tunnels work");
-        Ok(())
+        nodes.iter().try_for_each(|node| every_line_of_the_log_is_an_object(&lab.agent_log(node)?))
     })
+}
+
+/// What every line of a log has, once.
+#[derive(Deserialize)]
+struct LogLine {
+    timestamp: String,
+    level: String,
+    message: String,
+    target: String,
+}
+
+/// As collectors of logs want it, and no finer than the level that was asked for (the usual one).
+fn every_line_of_the_log_is_an_object(log: &str) -> Result<()> {
+    let mut levels = BTreeSet::new();
+    for line in log.lines() {
+        let parsed: LogLine = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!([&parsed.timestamp, &parsed.message, &parsed.target].iter().all(|text| !text.is_empty()), "{line}");
+        levels.insert(parsed.level);
+    }
+    ensure!(levels.is_superset(&["INFO", "WARN"].map(str::to_owned).into()), "an outage was logged: {levels:?}");
+    ensure!(!levels.contains("DEBUG") && !levels.contains("TRACE"), "{levels:?}");
+    Ok(())
 }
 
 /// The Events of agents, as `object reason by host: message`.
@@ -175,19 +198,22 @@ fn what_a_person_should_see_is_an_event(lab: &Lab) -> Result<()> {
     let spec = |key: &str| json!({ "publicKey": key, "allowedIPs": ["10.5.0.1/32"] });
     lab.apply_peer("first", &spec("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="))?;
     lab.apply_peer("second", &spec("AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="))?;
+    lab.apply_peer("broken", &spec("no key"))?;
     for expected in [
         "Node paris-1 Leading by paris-1: leads location:paris",
         "Node rome-1 Leading by rome-1: leads location:rome",
         "Node paris-2 Ignored by paris-2: kilo.squat.ai/force-endpoint: ",
-        "Peer second Ignored by paris-1: ",
+        "Peer second Ignored by paris-1: spec.allowedIPs: ",
+        "Peer broken Ignored by paris-1: spec: the peer is left out: spec.publicKey: ",
     ] {
         wait_event(lab, expected)?;
     }
     let all = events(lab)?;
     let others = all.iter().filter(|event| !event.contains(" by paris-1") && event.starts_with("Peer "));
     ensure!(others.count() == 0, "Peers are told of by others, too: {all:#?}");
-    lab.delete_peer("first")?;
-    lab.delete_peer("second")?;
+    for peer in ["first", "second", "broken"] {
+        lab.delete_peer(peer)?;
+    }
     lab.annotate("paris-2", "force-endpoint", None)?;
     names_without_address_are_told(lab)?;
     a_change_of_leader_is_told(lab)
