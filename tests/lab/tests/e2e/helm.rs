@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use topology::compatibility::MODES;
 
 use crate::chart::{objects, repository, variants};
-use crate::manifests::{kubectl, real_only};
+use crate::manifests::{install_kilos, kubectl, real_only};
 use crate::support::{in_lab, skipped, wait};
 
 /// What `scripts/helm` ends with where Helm cannot be had.
@@ -246,6 +246,16 @@ fn what_kubectl_applied_is_taken_over(releases: &Releases) -> Result<()> {
     ensure!(releases.agent_arguments()? == before, "the agents would be started anew");
     releases.run(&["uninstall", "kilo", "--namespace", "kube-system"])?;
     ensure!(releases.agent_arguments()?.is_none(), "the DaemonSet is left");
+
+    install_kilos(releases.lab)?;
+    ensure!(releases.agent_arguments()? != before, "Kilo's agents have other arguments");
+    releases.run(&[&install[..], &["--take-ownership"]].concat())?;
+    ensure!(releases.agent_arguments()? == before, "Kilo's agents became ours");
+    let rights = releases.kubectl(&["get", "clusterrole", "kilo", "-o", "jsonpath={.rules}"])?;
+    ensure!(rights.contains("events"), "the rights are Kilo's: {rights}");
+    releases.run(&["uninstall", "kilo", "--namespace", "kube-system"])?;
+    let left = releases.kubectl(&["get", "daemonset,configmap,serviceaccount", "-n", "kube-system", "-o", "name"])?;
+    ensure!(!left.contains("/kilo"), "{left}");
     Ok(())
 }
 

@@ -250,7 +250,8 @@ fn the_certificate_is_that_of_the_webhook() -> Result<()> {
     Ok(())
 }
 
-/// What of an installation of Kilo cannot be changed (a DaemonSet's selector), and what has to go.
+/// An installation of Kilo: all objects by their names, with what cannot be changed (the DaemonSet's selector, the role that
+/// is bound) as it is there, and with what has to go.
 pub fn install_kilos(lab: &Lab) -> Result<()> {
     wait(lab, "the namespace is there", || kubectl(lab, &["get", "namespace", "kube-system"]).map(|_| true))?;
     let labels = json!({ "app.kubernetes.io/name": "kilo", "app.kubernetes.io/part-of": "kilo" });
@@ -261,7 +262,7 @@ pub fn install_kilos(lab: &Lab) -> Result<()> {
         "args": ["--kubeconfig=/etc/kubernetes/kubeconfig", "--hostname=$(NODE_NAME)"],
         "volumeMounts": [{ "name": "lib-modules", "mountPath": "/lib/modules", "readOnly": true }],
     });
-    let object = json!({
+    let agents = json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
         "metadata": { "name": "kilo", "namespace": "kube-system", "labels": labels },
@@ -273,8 +274,30 @@ pub fn install_kilos(lab: &Lab) -> Result<()> {
             },
         },
     });
+    let named = json!({ "name": "kilo", "namespace": "kube-system" });
+    let rbac = "rbac.authorization.k8s.io";
+    let role = json!({ "apiGroup": rbac, "kind": "ClusterRole", "name": "kilo" });
+    let account = json!({ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" });
+    let rule = json!({ "apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "patch", "watch"] });
+    let list = json!({
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [
+            { "apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "data": { "cni-conf.json": "{}" } },
+            { "apiVersion": "v1", "kind": "ServiceAccount", "metadata": named },
+            { "apiVersion": format!("{rbac}/v1"), "kind": "ClusterRole", "metadata": { "name": "kilo" }, "rules": [rule] },
+            {
+                "apiVersion": format!("{rbac}/v1"),
+                "kind": "ClusterRoleBinding",
+                "metadata": { "name": "kilo" },
+                "roleRef": role,
+                "subjects": [account],
+            },
+            agents,
+        ],
+    });
     let path = lab.directory().join("kilos.json");
-    fs::write(&path, object.to_string())?;
+    fs::write(&path, list.to_string())?;
     kubectl(lab, &["apply", "-f", &path.display().to_string()]).map(drop)
 }
 
