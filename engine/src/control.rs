@@ -11,7 +11,7 @@ use crate::net::Sockets;
 use crate::noise::handshake::identify;
 use crate::noise::message::Handshake;
 use crate::outbox::{Kind, Outbox};
-use crate::peer::{HANDSHAKE_TRAFFIC_CLASS, Peer};
+use crate::peer::Peer;
 use crate::shared::Shared;
 use crate::source_limit::SourceLimit;
 
@@ -73,7 +73,7 @@ impl<'a> Control<'a> {
             Judgement::Deferred(reply) => {
                 self.outbox.make_room(reply.len());
                 self.outbox.space()[..reply.len()].copy_from_slice(&reply);
-                self.outbox.commit(reply.len(), from, HANDSHAKE_TRAFFIC_CLASS, Kind::Handshake);
+                self.outbox.commit(reply.len(), from, 0, Kind::Handshake);
                 return Err(Cause::HandshakeDeferred);
             }
             Judgement::Rejected => return Err(Cause::HandshakeRejected),

@@ -25,8 +25,8 @@ use crate::{PeerStats, PublicKey, Secret, packet, random};
 
 /// Packets are padded to a multiple of this, within the MTU.
 const PADDING: usize = 16;
-/// DSCP AF41, which Linux gives to handshakes (`HANDSHAKE_DSCP` in `messages.h`).
-pub(crate) const HANDSHAKE_TRAFFIC_CLASS: u8 = 0x88;
+/// DSCP AF41, which Linux gives to handshakes, but not to cookie replies (`HANDSHAKE_DSCP` in `messages.h`).
+const HANDSHAKE_TRAFFIC_CLASS: u8 = 0x88;
 /// Most packets that wait for a session; the oldest go first (`MAX_STAGED_PACKETS`).
 const MAX_STAGED: usize = 128;
 /// Milliseconds between two initiations that are answered (`INITIATIONS_PER_SECOND`).

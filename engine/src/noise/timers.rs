@@ -12,8 +12,8 @@ use super::session::REJECT_AFTER;
 pub(crate) const REKEY_TIMEOUT: u64 = 5_000;
 /// After data came and nothing was sent (`KEEPALIVE_TIMEOUT`).
 const KEEPALIVE_TIMEOUT: u64 = 10_000;
-/// Initiations without answer before giving up: `REKEY_ATTEMPT_TIME` over `REKEY_TIMEOUT`.
-const MAX_ATTEMPTS: u32 = 18;
+/// Initiations that are repeated before giving up: `REKEY_ATTEMPT_TIME` over `REKEY_TIMEOUT`, and one more as in Linux.
+const MAX_RETRIES: u32 = 90 / 5 + 1;
 /// Random delay of retries, below this, so that two sides do not keep meeting (`REKEY_TIMEOUT_JITTER_MAX`).
 pub(crate) const MAX_JITTER: u64 = 334;
 /// When all keys are forgotten after the last handshake.
@@ -145,7 +145,7 @@ impl Timers {
     pub(crate) fn due(&self, now: u64) -> Due {
         let mut due = Due::default();
         if self.retransmit.take(now) {
-            if self.attempts.fetch_add(1, Relaxed) >= MAX_ATTEMPTS {
+            if self.attempts.fetch_add(1, Relaxed) >= MAX_RETRIES {
                 self.keepalive.clear();
                 due.give_up = true;
                 if !self.forget.is_set() {
@@ -191,7 +191,7 @@ mod tests {
         let timers = Timers::default();
         timers.initiation_sent(Initiation::New, 100, 0);
         let mut now = 0;
-        for _ in 0..MAX_ATTEMPTS {
+        for _ in 0..MAX_RETRIES {
             assert_eq!(timers.due(now + 5_099), NOTHING);
             now += 5_100;
             assert_eq!(timers.due(now), RETRY);
