@@ -29,6 +29,10 @@ const PADDING: usize = 16;
 const HANDSHAKE_TRAFFIC_CLASS: u8 = 0x88;
 /// Most packets that wait for a session; the oldest go first (`MAX_STAGED_PACKETS`).
 const MAX_STAGED: usize = 128;
+/// Most sessions that are only received with. Linux has one, as with it the answer to a handshake ends one's own. Here both
+/// go on where both sides begin at once, so that neither waits for a retry, and then each sends with the session that it
+/// began. When both renew these at once, the other's old one, the other's new one and our old one are in use for a moment.
+const MAX_PREVIOUS: usize = 3;
 /// Milliseconds between two initiations that are answered (`INITIATIONS_PER_SECOND`).
 const MIN_INITIATION_GAP: u64 = 20;
 
@@ -58,39 +62,41 @@ pub(crate) struct Peer {
 struct Sessions {
     /// The one to send with.
     current: Option<Arc<Session>>,
-    /// The one before, for what is still under way.
-    previous: Option<Arc<Session>>,
+    /// Those before, the newest first, for what is still under way.
+    previous: Vec<Arc<Session>>,
     /// Made in answer to an initiation, and used once the peer has confirmed it by data: only then is it certain that
     /// the initiation was not a replay (WireGuard paper, section 5.1).
     next: Option<Arc<Session>>,
 }
 
 impl Sessions {
-    fn add(&mut self, session: Arc<Session>, initiator: bool) {
+    fn add(&mut self, session: Arc<Session>, initiator: bool, now: u64) {
         if initiator {
-            let current = self.current.take();
-            self.previous = self.next.take().or(current);
-            self.current = Some(session);
+            let replaced = [self.next.take(), self.current.replace(session)];
+            self.retire(replaced.into_iter().flatten(), now);
         } else {
             self.next = Some(session);
-            self.previous = None;
         }
     }
 
     fn by_index(&self, index: u32) -> Option<Arc<Session>> {
-        let all = [&self.current, &self.next, &self.previous];
-        all.into_iter().flatten().find(|session| session.local_index == index).cloned()
+        let mut all = self.current.iter().chain(&self.next).chain(&self.previous);
+        all.find(|session| session.local_index == index).cloned()
     }
 
     /// Whether this was the session that waited for confirmation.
-    fn confirm(&mut self, session: &Arc<Session>) -> bool {
-        let waited = self.next.take_if(|next| Arc::ptr_eq(next, session));
-        if waited.is_some() {
-            self.previous = self.current.take();
-            self.current = waited;
-            return true;
-        }
-        false
+    fn confirm(&mut self, session: &Arc<Session>, now: u64) -> bool {
+        let Some(waited) = self.next.take_if(|next| Arc::ptr_eq(next, session)) else { return false };
+        let replaced = self.current.replace(waited);
+        self.retire(replaced.into_iter(), now);
+        true
+    }
+
+    /// Keeps what is not sent with any more for as long as the peer may send with it.
+    fn retire(&mut self, replaced: impl Iterator<Item = Arc<Session>>, now: u64) {
+        self.previous.splice(..0, replaced);
+        self.previous.retain(|session| session.is_alive(now));
+        self.previous.truncate(MAX_PREVIOUS);
     }
 }
 
@@ -314,12 +320,7 @@ impl Peer {
             outbox.commit_unsealed(len, path, ecn, &session);
             bytes += len;
         }
-        if bytes > 0 {
-            self.sent(bytes, true, now);
-        }
-        if session.is_stale_for_sender(now) {
-            self.call.make();
-        }
+        self.sent_with(&session, bytes, bytes > 0, now);
         Ok(progress)
     }
 
@@ -369,9 +370,7 @@ impl Peer {
             outbox.commit_unsealed(len, path, packet::outer_ecn(packet), &session);
             bytes += len;
         }
-        if bytes > 0 {
-            self.sent(bytes, true, now);
-        }
+        self.sent_with(&session, bytes, bytes > 0, now);
         bytes > 0
     }
 
@@ -383,7 +382,7 @@ impl Peer {
         outbox.make_room(DATA_OVERHEAD);
         if let Some(len) = session.begin(outbox.space(), 0) {
             outbox.commit_unsealed(len, path, 0, &session);
-            self.sent(len, false, now);
+            self.sent_with(&session, len, false, now);
         }
     }
 
@@ -413,7 +412,7 @@ impl Peer {
         opened.packets.retain(|(_, packet)| !packet.is_empty());
         self.heard(bytes, from);
         self.timers.received(!opened.packets.is_empty(), now);
-        if self.is_waiting(&session) && self.sessions_mut().confirm(&session) {
+        if self.is_waiting(&session) && self.sessions_mut().confirm(&session, now) {
             self.handshake_completed();
             return Reception::Confirmed;
         }
@@ -442,7 +441,8 @@ impl Peer {
         now: u64,
     ) -> bool {
         let mut handshake = lock(&self.handshake);
-        let Some((mut response, keys, index)) = handshake.respond(initiation, self.index, now) else { return false };
+        let answer = handshake.respond(initiation, |handshake| self.new_index(handshake), now);
+        let Some((mut response, keys, index)) = answer else { return false };
         handshake.stamp.stamp(&mut response, now);
         handshake.sent_at = Some(now);
         self.add_session(&keys, index, now);
@@ -482,10 +482,23 @@ impl Peer {
         lock(&self.handshake).stamp.take_reply(reply, now)
     }
 
+    /// One that names neither a session nor the handshake in progress: there are few of them, and many numbers.
+    fn new_index(&self, handshake: &mut Handshake) -> u32 {
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            handshake.next_index = handshake.next_index.wrapping_add(1);
+            let index = self.index << 8 | u32::from(handshake.next_index);
+            let is_awaited = handshake.initiated.as_ref().is_some_and(|initiated| initiated.local_index() == index);
+            if !is_awaited && sessions.by_index(index).is_none() {
+                return index;
+            }
+        }
+    }
+
     fn add_session(&self, keys: &Keys, index: u32, now: u64) {
         let session = Arc::new(Session::new(keys, index, now));
         crypto::clear_stack();
-        self.sessions_mut().add(session, keys.initiator);
+        self.sessions_mut().add(session, keys.initiator, now);
         self.timers.session_made(now);
     }
 
@@ -529,7 +542,8 @@ impl Peer {
             self.call.make();
             return;
         }
-        let Some(mut initiation) = handshake.initiate(self.index, timestamp) else { return };
+        let index = self.new_index(&mut handshake);
+        let Some(mut initiation) = handshake.initiate(index, timestamp) else { return };
         handshake.stamp.stamp(&mut initiation, now);
         handshake.sent_at = Some(now);
         drop(handshake);
@@ -549,6 +563,16 @@ impl Peer {
     fn forget_keys(&self) {
         lock(&self.handshake).initiated = None;
         *self.sessions_mut() = Sessions::default();
+    }
+
+    /// As [`sent`](Self::sent), for data messages, empty ones too: these are what renews a session.
+    fn sent_with(&self, session: &Session, bytes: usize, data: bool, now: u64) {
+        if bytes > 0 {
+            self.sent(bytes, data, now);
+        }
+        if session.is_stale_for_sender(now) {
+            self.call.make();
+        }
     }
 
     fn sent(&self, bytes: usize, data: bool, now: u64) {
@@ -585,8 +609,7 @@ pub(crate) enum Reception {
 }
 
 impl Handshake {
-    fn initiate(&mut self, peer: u32, timestamp: Timestamp) -> Option<[u8; INITIATION]> {
-        let index = self.new_index(peer);
+    fn initiate(&mut self, index: u32, timestamp: Timestamp) -> Option<[u8; INITIATION]> {
         let (identity, remote) = self.keys.as_ref()?;
         let ephemeral = handshake::ephemeral(random::bytes()?);
         let (message, initiated) = handshake::initiate(&identity.local, remote, ephemeral, timestamp, index)?;
@@ -594,8 +617,13 @@ impl Handshake {
         Some(message)
     }
 
-    fn respond(&mut self, initiation: Identified<'_>, peer: u32, now: u64) -> Option<([u8; RESPONSE], Keys, u32)> {
-        let index = self.new_index(peer);
+    /// Takes an index only for who has proven to be the peer: anybody can say so.
+    fn respond(
+        &mut self,
+        initiation: Identified<'_>,
+        new_index: impl FnOnce(&mut Self) -> u32,
+        now: u64,
+    ) -> Option<([u8; RESPONSE], Keys, u32)> {
         let (_, remote) = self.keys.as_ref()?;
         let authenticated = initiation.authenticate(remote)?;
         let is_flood = self.answered_at.is_some_and(|at| now.saturating_sub(at) < MIN_INITIATION_GAP);
@@ -604,6 +632,8 @@ impl Handshake {
         }
         self.latest_timestamp = authenticated.timestamp;
         self.answered_at = Some(now);
+        let index = new_index(self);
+        let (_, remote) = self.keys.as_ref()?;
         let (message, keys) = authenticated.respond(remote, handshake::ephemeral(random::bytes()?), index)?;
         Some((message, keys, index))
     }
@@ -614,11 +644,6 @@ impl Handshake {
         let finished = (initiated.finish(&identity.local, remote, response)?, initiated.local_index());
         self.initiated = None;
         Some(finished)
-    }
-
-    fn new_index(&mut self, peer: u32) -> u32 {
-        self.next_index = self.next_index.wrapping_add(1);
-        peer << 8 | u32::from(self.next_index)
     }
 }
 

@@ -153,6 +153,75 @@ fn both_may_begin_at_once() {
     }
 }
 
+/// Each has a session of its own since, and both renew it in the same moment: what is sent before, between and after the
+/// messages of both handshakes arrives.
+#[test]
+fn both_may_renew_at_once() {
+    let (mut a, mut b) = pair();
+    for side in [&mut a, &mut b] {
+        assert_eq!(side.send(0, 1_000), Ok(Progress::Staged(0)));
+        side.tick(true, 1_000);
+    }
+    exchange(&mut a, &mut b, 1_000);
+    for round in 1..=3 {
+        let now = 1_000 + round * 121_000;
+        // One way takes a millisecond. In the first the initiations are under way, then the responses.
+        let mut arrived = [Vec::new(), Vec::new()];
+        for step in 0..5 {
+            let mut under_way = [Vec::new(), Vec::new()];
+            for (side, datagrams) in [&mut a, &mut b].into_iter().zip(&mut under_way) {
+                assert_eq!(side.send(step, now + u64::from(step)), Ok(Progress::Finished));
+                side.tick(true, now + u64::from(step));
+                assert_eq!(side.send(step + 100, now + u64::from(step)), Ok(Progress::Finished));
+                datagrams.extend(side.sent());
+            }
+            let [from_a, from_b] = under_way;
+            let later = now + u64::from(step) + 1;
+            arrived[0]
+                .extend(from_b.into_iter().flat_map(|datagram| a.receive(datagram, b.at, later).expect("accepted")));
+            arrived[1]
+                .extend(from_a.into_iter().flat_map(|datagram| b.receive(datagram, a.at, later).expect("accepted")));
+        }
+        let all: Vec<u8> = (0..5).flat_map(|step| [step, step + 100]).collect();
+        assert_eq!(arrived, [all.clone(), all], "round {round}");
+        let renewed = |side: &Side| side.peer.session(now + 179_000).is_some();
+        assert!(renewed(&a) && renewed(&b));
+    }
+    let kept = a.peer.sessions.read().unwrap().previous.len();
+    assert!(kept <= MAX_PREVIOUS, "{kept}");
+}
+
+/// Anybody who knows both public keys can make an initiation that says it is from the peer.
+#[test]
+fn forged_initiations_take_no_index_from_a_session() {
+    let (mut a, mut b) = pair();
+    connect(&mut a, &mut b, 1_000);
+    let now = 130_000;
+    a.peer.call.make();
+    a.tick(true, now);
+    let initiation = a.sent().remove(0);
+    let mut forged = initiation.clone();
+    forged[100] ^= 1;
+    for _ in 0..255 {
+        assert_eq!(b.receive(forged.clone(), a.at, now), None);
+    }
+    assert!(b.receive(initiation, a.at, now).is_some());
+    assert_eq!(exchange(&mut a, &mut b, now), (vec![], vec![]));
+    assert_eq!((a.send(1, now), b.send(2, now)), (Ok(Progress::Finished), Ok(Progress::Finished)));
+    assert_eq!(exchange(&mut a, &mut b, now), (vec![2], vec![1]));
+}
+
+/// However many handshakes have failed since.
+#[test]
+fn the_index_of_a_session_is_given_to_no_other() {
+    let (mut a, mut b) = pair();
+    connect(&mut a, &mut b, 1_000);
+    let held = a.peer.sessions.read().unwrap().current.as_ref().unwrap().local_index;
+    let mut handshake = lock(&a.peer.handshake);
+    let all: std::collections::BTreeSet<_> = (0..256).map(|_| a.peer.new_index(&mut handshake)).collect();
+    assert_eq!((all.len(), all.contains(&held)), (255, false));
+}
+
 /// The other began, too, and its initiation was answered just before ours was to be repeated.
 #[test]
 fn an_answer_that_got_lost_ends_no_handshake_of_ours() {
@@ -324,6 +393,19 @@ fn a_persistent_keepalive_follows_silence() {
     assert_eq!(a.sent().iter().map(Vec::len).collect::<Vec<_>>(), [DATA_OVERHEAD]);
     a.tick(false, 60_000);
     assert!(a.sent().is_empty(), "the interface is down");
+}
+
+/// As in Linux: an empty message is one to send with a session, which its initiator renews after two minutes.
+#[test]
+fn keepalives_alone_renew_a_session() {
+    let (mut a, mut b) = pair();
+    a.peer.set_persistent_keepalive(25);
+    for now in (1_000..400_000).step_by(250) {
+        a.tick(true, now);
+        exchange(&mut a, &mut b, now);
+        assert!(a.peer.session(now).is_some(), "at {now}");
+        assert!(b.peer.session(now).is_some(), "at {now}");
+    }
 }
 
 #[test]

@@ -10,7 +10,9 @@ use crate::allowed_ips::AllowedIps;
 use crate::peer::Peer;
 use crate::{PeerStats, PublicKey, random};
 
-/// An index names a peer in its upper 24 bits, and one of its sessions in the lower 8.
+/// An index names a peer in its upper 24 bits, and one of its sessions in the lower 8: so a handshake changes nothing that
+/// all peers share. Whoever looks on sees by the index that two sessions are of one peer, which addresses and ports show,
+/// too; who the peer is it does not say, as its 24 bits are random.
 const SESSION_BITS: u32 = 8;
 /// Few enough that a random index is free after a try or two.
 const MAX_PEERS: usize = 1 << 20;
