@@ -1,6 +1,7 @@
 //! The way of a packet out: TUN, peer by destination address, sealed with others, UDP.
 
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub(crate) fn run(shared: &Shared, queue: usize) {
         let taking = turn.take();
         let mut frames = 0;
         let error = loop {
+            // Who sends without a pause does not put off the end.
+            if shared.is_closing() {
+                break io::ErrorKind::Interrupted.into();
+            }
             match egress.pass_one_on() {
                 Ok(_) => frames += 1,
                 Err(error) => break error,
@@ -46,7 +51,7 @@ pub(crate) fn run(shared: &Shared, queue: usize) {
             turn.set_busy(false);
             shared.wakes.ingress[queue].signal();
         } else {
-            egress.wait(&error, wake);
+            wait(&error, shared.tun.fd(queue), wake);
         }
     }
 }
@@ -169,14 +174,32 @@ impl<'a> Egress<'a> {
     fn calls(&self) -> &'a ThreadCalls {
         &self.shared.calls.egress[self.queue]
     }
+}
 
-    fn wait(&self, error: &io::Error, wake: &Wake) {
-        let _ = match error.kind() {
-            io::ErrorKind::Interrupted => return,
-            io::ErrorKind::WouldBlock => {
-                wait_readable([Some(self.shared.tun.fd(self.queue)), Some(wake.fd())], Some(PERIOD))
-            }
-            _ => wait_readable([None, Some(wake.fd())], Some(PAUSE)),
-        };
+/// Waits for a frame, or for a while where reading one failed otherwise.
+fn wait(error: &io::Error, tun: BorrowedFd<'_>, wake: &Wake) {
+    let (tun, time) = match error.kind() {
+        io::ErrorKind::Interrupted => return,
+        io::ErrorKind::WouldBlock => (Some(tun), PERIOD),
+        _ => (None, PAUSE),
+    };
+    if let Ok([_, true]) = wait_readable([tun, Some(wake.fd())], Some(time)) {
+        // What is left there would end every wait to come.
+        wake.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wake_ends_one_wait() {
+        let (tun, wake) = (Wake::new().unwrap(), Wake::new().unwrap());
+        for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::Other] {
+            wake.signal();
+            wait(&kind.into(), tun.fd(), &wake);
+            assert_eq!(wait_readable([Some(wake.fd())], Some(Duration::ZERO)).unwrap(), [false]);
+        }
     }
 }
