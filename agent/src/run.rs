@@ -7,7 +7,6 @@ use std::{fs, future::Future, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -107,7 +106,7 @@ async fn run(options: Options) -> Result<()> {
         nodes: nodes.clone(),
     };
     let shared = http::Shared::new(sources, limits, options.http_allow.clone(), http_port);
-    tasks.spawn(serve(listener, shared));
+    tasks.spawn(watched("the HTTP server", http::serve(listener, shared)));
 
     let identity = Identity {
         key: key.public,
@@ -191,13 +190,6 @@ fn limits(options: &Options) -> Limits {
 async fn watched(what: &'static str, task: impl Future<Output = ()>) -> anyhow::Error {
     task.await;
     anyhow!("{what} ended unexpectedly")
-}
-
-async fn serve(listener: TcpListener, shared: http::Shared) -> anyhow::Error {
-    match http::serve(listener, shared).await {
-        Ok(()) => anyhow!("the HTTP server ended unexpectedly"),
-        Err(error) => anyhow::Error::from(error).context("HTTP server"),
-    }
 }
 
 /// Cancels `stop` at the first signal that asks for it. The next ones change nothing: the clean-up has

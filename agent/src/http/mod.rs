@@ -6,6 +6,7 @@
 //! everybody, so nothing here is secret, and no number of requests costs much.
 
 mod access;
+pub(crate) mod connections;
 mod diagnose;
 mod graph;
 mod health;
@@ -14,7 +15,7 @@ mod page;
 mod probe;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -142,8 +143,8 @@ pub async fn listen(address: &str) -> std::io::Result<TcpListener> {
     }
 }
 
-/// Serves until the listener fails for good.
-pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()> {
+/// Serves for as long as it is let.
+pub async fn serve(listener: TcpListener, shared: Shared) {
     let health = Router::new()
         .route("/health", get(health::health))
         .route("/livez", get(health::livez))
@@ -160,7 +161,11 @@ pub async fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<()>
         .route(PROBE, post(probe::run).layer(DefaultBodyLimit::max(probe::LONGEST)))
         .layer(middleware::from_fn_with_state(shared.clone(), access::check));
     let app = health.merge(rest).with_state(shared).layer(middleware::map_response(harmless));
-    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+    let never = CancellationToken::new();
+    connections::take(listener, never.clone(), |stream, from| {
+        connections::converse(stream, from, app.clone(), never.clone())
+    })
+    .await;
 }
 
 /// What browsers may make of an answer, unless it says that itself: what it is declared to be, and nothing that acts.

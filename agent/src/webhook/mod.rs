@@ -7,7 +7,7 @@ mod certificate;
 mod metrics;
 mod tls;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -18,14 +18,21 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get},
 };
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Mutex,
+};
 use tokio_util::sync::CancellationToken;
 use topology::admission;
 use tracing::{debug, info, warn};
 
-use self::{certificate::Certificate, metrics::Metrics, tls::TlsListener};
+use self::{certificate::Certificate, metrics::Metrics};
 use crate::{
     flags,
-    http::listen,
+    http::{
+        connections::{converse, take},
+        listen,
+    },
     logging::{LogFormat, LogLevel},
     metrics::CONTENT_TYPE,
     signals,
@@ -81,26 +88,46 @@ async fn run(args: Args) -> Result<()> {
     info!(listen = %args.listen, listen_metrics = %args.listen_metrics, "webhook started");
 
     let metrics = Arc::new(Metrics::default());
-    let reviews = TlsListener::new(reviews, certificate, metrics.clone())?;
     let stop = CancellationToken::new();
-    let reviews = axum::serve(reviews, review_routes(metrics.clone()));
-    let reviews = reviews.with_graceful_shutdown(stop.clone().cancelled_owned());
-    let numbers = axum::serve(numbers, number_routes(metrics));
-    let numbers = numbers.with_graceful_shutdown(stop.clone().cancelled_owned());
-    let mut servers = std::pin::pin!(async { tokio::try_join!(reviews, numbers) });
+    let reviews = serve_reviews(reviews, certificate, metrics.clone(), stop.clone());
+    let numbers = serve_numbers(numbers, metrics, stop.clone());
+    let mut servers = std::pin::pin!(async { tokio::join!(reviews, numbers) });
     tokio::select! {
-        ended = &mut servers => return Ok(ended.map(drop)?),
+        _ = &mut servers => anyhow::bail!("the servers ended unexpectedly"),
         signal = signals::first() => info!(signal = signal.context("listen for signals")?, "stopping"),
     }
     stop.cancel();
-    match tokio::time::timeout(PATIENCE, servers).await {
-        Ok(ended) => ended?,
-        Err(_) => {
-            warn!("connections still open after {} s were cut", PATIENCE.as_secs());
-            return Ok(());
+    if tokio::time::timeout(PATIENCE, servers).await.is_err() {
+        warn!("connections still open after {} s were cut", PATIENCE.as_secs());
+    }
+    Ok(())
+}
+
+/// Reviews, over HTTPS. Hands are shaken beside each other: a client that says nothing must not keep the API server waiting.
+async fn serve_reviews(
+    listener: TcpListener,
+    certificate: Certificate,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let certificate = Arc::new(Mutex::new(certificate));
+    let app = review_routes(metrics.clone());
+    let stopped = stop.clone();
+    let serve = move |stream: TcpStream, from: SocketAddr| {
+        let (certificate, metrics, app, stop) = (certificate.clone(), metrics.clone(), app.clone(), stopped.clone());
+        async move {
+            if let Some(stream) = tls::shake_hands(stream, from, &certificate, &metrics).await {
+                converse(stream, from, app, stop).await;
+            }
         }
     };
-    Ok(())
+    take(listener, stop, serve).await;
+}
+
+/// Health and metrics, over HTTP.
+async fn serve_numbers(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let app = number_routes(metrics);
+    take(listener, stop.clone(), |stream, from| converse(stream, from, app.clone(), stop.clone())).await;
 }
 
 fn review_routes(metrics: Arc<Metrics>) -> Router {
