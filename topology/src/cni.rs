@@ -85,7 +85,9 @@ fn set(object: &mut Map<String, Value>, key: &str, value: Value) -> bool {
 
 /// The text of the file that holds the configuration `wanted` from now on, where `present` stands now; `None` if it may
 /// stay. What the agent has put there is kept, so that pods can be plugged in at once and not only when it has looked.
-pub fn installed(wanted: &str, present: Option<&str>) -> Result<Option<String>, CniError> {
+/// So are plugins of others, in their order behind ours: those that are not `own`, which are installed with ours and may
+/// have been wanted before.
+pub fn installed(wanted: &str, present: Option<&str>, own: &[String]) -> Result<Option<String>, CniError> {
     let present: Option<Value> = present.and_then(|text| serde_json::from_str(text).ok());
     let plugins = present.as_ref().and_then(|list| list["plugins"].as_array());
     let mut list: Value = serde_json::from_str(wanted)?;
@@ -94,6 +96,14 @@ pub fn installed(wanted: &str, present: Option<&str>) -> Result<Option<String>, 
         if let Some(other) = same {
             keep_ours(plugin, other);
         }
+    }
+    if let Some(all) = list["plugins"].as_array_mut() {
+        let kinds: Vec<Value> = all.iter().map(|plugin| plugin["type"].clone()).collect();
+        let is_others = |plugin: &&Value| {
+            let kind = plugin["type"].as_str();
+            kind.is_some_and(|kind| !own.iter().any(|own| own == kind)) && !kinds.contains(&plugin["type"])
+        };
+        all.extend(plugins.into_iter().flatten().filter(is_others).cloned());
     }
     Ok(if present.as_ref() == Some(&list) { None } else { Some(serde_json::to_string_pretty(&list)? + "\n") })
 }
@@ -193,6 +203,7 @@ mod tests {
     fn a_new_configuration_keeps_what_the_agent_has_put_there() {
         let network = network(&["10.42.1.0/24"], 1420);
         let present = with_network(LIST, &network).unwrap().unwrap();
+        let installed = |wanted: &str, present| installed(wanted, present, &[]);
         assert_eq!(installed(LIST, Some(&present)).unwrap(), None);
         let new = installed(&LIST.replace("kube-bridge", "br0"), Some(&present)).unwrap().unwrap();
         assert!(new.contains("\"br0\"") && with_network(&new, &network).unwrap().is_none(), "{new}");
@@ -203,6 +214,22 @@ mod tests {
             assert!(!new.contains("ranges"), "{present:?}: {new}");
         }
         assert!(matches!(installed("{}", Some(&present)), Err(CniError::NoPlugins)));
+    }
+
+    #[test]
+    fn plugins_of_others_stay_behind_ours_and_those_that_were_ours_go() {
+        let plugins = |list: &str| plugin_types("a.conflist", list).unwrap();
+        let present = LIST.replace(r#"{"type":"portmap"}"#, r#"{"type":"portmap"},{"type":"istio-cni","x":1},{"y":2}"#);
+        let own = ["bridge", "portmap", "bandwidth"].map(str::to_owned);
+        assert_eq!(installed(&present, Some(&present), &own).unwrap(), None);
+        let present = present.replace(r#",{"y":2}"#, r#",{"type":"bandwidth"},{"type":"linkerd-cni"}"#);
+        let new = installed(LIST, Some(&present), &own).unwrap().unwrap();
+        assert_eq!(plugins(&new), ["bridge", "portmap", "istio-cni", "linkerd-cni"]);
+        assert!(serde_json::from_str::<Value>(&new).unwrap()["plugins"][2]["x"] == 1);
+        assert_eq!(installed(LIST, Some(&new), &own).unwrap(), None, "again changes nothing");
+        let without_portmap = LIST.replace(r#",{"type":"portmap"}"#, "");
+        let new = installed(&without_portmap, Some(&new), &own).unwrap().unwrap();
+        assert_eq!(plugins(&new), ["bridge", "istio-cni", "linkerd-cni"]);
     }
 
     #[test]

@@ -40,10 +40,11 @@ pub struct Args {
 
 /// Installs plugins and configuration; changes nothing that is right already.
 pub fn install(args: &Args) -> Result<(), Error> {
-    for name in files_in(&args.plugins)? {
-        install_program(&args.plugins.join(&name), &args.to.join(&name))?;
+    let plugins = files_in(&args.plugins)?;
+    for name in &plugins {
+        install_program(&args.plugins.join(name), &args.to.join(name))?;
     }
-    install_configuration(&args.configuration, &args.cni_path)?;
+    install_configuration(&args.configuration, &args.cni_path, &plugins)?;
     set_aside(&args.cni_path)
 }
 
@@ -62,14 +63,14 @@ fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 == 0o111)
 }
 
-fn install_configuration(from: &Path, to: &Path) -> Result<(), Error> {
+fn install_configuration(from: &Path, to: &Path, own: &[String]) -> Result<(), Error> {
     let wanted = fs::read_to_string(from).map_err(|source| Error::file("read", from, source))?;
     let present = match fs::read_to_string(to) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(source) => return Err(Error::file("read", to, source)),
     };
-    let new = installed(&wanted, present.as_deref());
+    let new = installed(&wanted, present.as_deref(), own);
     let Some(text) = new.map_err(|source| Error::Cni { path: from.to_owned(), source })? else { return Ok(()) };
     file::replace(to, text.as_bytes(), 0o644, Survives::PowerLoss)
         .map_err(|source| Error::file("write", to, source))?;
