@@ -150,6 +150,8 @@ fn the_charts_values_do_what_they_say() -> Result<()> {
         (json!({ "agent": { "args": [] } }), "- --clean-up=false"),
         (json!({ "agent": { "cleanUp": true } }), "- --clean-up=true\n        - --clean-up-interface\n"),
         (json!({ "agent": { "iptablesForwardRules": true } }), "path: /run/xtables.lock"),
+        (json!({ "agent": { "args": ["--port=1", "--iptables-forward-rules"] } }), "mountPath: /run/xtables.lock"),
+        (json!({ "agent": { "args": ["--iptables-forward-rules=true"] } }), "path: /run/xtables.lock"),
         (json!({ "agent": { "nodeSelector": { "a/b": "c" } } }), "a/b: \"c\""),
         (json!({ "agent": { "image": "mine/kg:1" } }), "image: mine/kg:1"),
         (json!({ "webhook": { "enabled": true, "failurePolicy": "Ignore" } }), "failurePolicy: Ignore"),

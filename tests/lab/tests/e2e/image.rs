@@ -1,12 +1,13 @@
 //! The image's files are all that the agent needs: agents run with nothing else to see, and nothing to write to but
 //! what the DaemonSet mounts. No container engine is needed: mount(8), unshare(1) and chroot(1) do.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{Access, Lab, RIGHTS, Spec};
+use serde_json::{Value, json};
 
 use crate::chart::repository;
 use crate::support::{DEADLINE, PACE, in_lab};
@@ -14,18 +15,23 @@ use crate::support::{DEADLINE, PACE, in_lab};
 /// What may be in the image beside `kg`, in bytes: the tests' own is not optimized, and image/size measures the whole.
 const LIMIT_WITHOUT_KG: u64 = 17_000_000;
 
-/// Makes `$1` the root, read-only but for what is mounted there, and runs the rest of the arguments in it.
+/// Where the hosts drop what they forward, unless the agents accept it.
+const FORWARDS: [&str; 2] = ["iptables-nft", "iptables-legacy"];
+
+/// Makes `$1` the root, read-only but for what is mounted there, and runs the rest of the arguments in it. Mounted are
+/// what container runtimes give every container, what the DaemonSet asks for, and `$2`, the lab's kubeconfigs.
 const ENTER: &str = r#"
 set -eu
 root=$1
-shift
+kubeconfigs=$2
+shift 2
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount -t proc proc "$root/proc"
-for directory in /dev/net /etc/cni/net.d /run /sys /var/lib/kilo; do
+for directory in /dev/net /etc/cni/net.d /sys /var/lib/kilo "$kubeconfigs"; do
     mount --rbind "$directory" "$root$directory"
 done
-for file in /etc/hosts /etc/resolv.conf; do
+for file in /etc/hosts /etc/resolv.conf /run/xtables.lock; do
     mount --bind "$file" "$root$file"
 done
 mount --bind /run/wireguard "$root/var/run/wireguard"
@@ -45,19 +51,27 @@ fn build(lab: &Lab) -> Result<PathBuf> {
     let bytes = rootfs(&lab::program("kg")?, &root)?;
     let rest = bytes - fs::metadata(root.join("opt/bin/kg"))?.len();
     ensure!(rest <= LIMIT_WITHOUT_KG, "{rest} bytes beside kg");
-    for file in ["etc/hosts", "etc/resolv.conf"] {
+    for file in ["etc/hosts", "etc/resolv.conf", "run/xtables.lock"] {
         fs::write(root.join(file), "")?;
     }
+    fs::create_dir_all(root.join(kubeconfigs(lab)?.strip_prefix("/")?))?;
+    // The DaemonSet's mount makes it where it is not there (`FileOrCreate`); another user of iptables may have.
+    File::options().append(true).create(true).open("/run/xtables.lock")?;
     Ok(root)
+}
+
+/// The directory of the lab's kubeconfigs.
+fn kubeconfigs(lab: &Lab) -> Result<PathBuf> {
+    Ok(lab.kubeconfig().parent().context("the directory of the kubeconfig")?.to_owned())
 }
 
 /// The command that runs `kg` in `root`, with the rights of the DaemonSet and that of chroot(2), which a container
 /// runtime needs as well before it gives it away.
-fn in_image(root: &Path) -> Vec<String> {
+fn in_image(root: &Path, kubeconfigs: &Path) -> Vec<String> {
     let script = format!("{} chroot {} /opt/bin/kg \"$@\"", rights(), root.display());
     let script = ENTER.replace("exec \"$@\"", &format!("exec {script}"));
     let argv = ["unshare", "--mount", "--propagation=private", "sh", "-c", &script, "sh"].map(str::to_owned);
-    argv.into_iter().chain([root.display().to_string()]).collect()
+    argv.into_iter().chain([root, kubeconfigs].map(|path| path.display().to_string())).collect()
 }
 
 fn rights() -> String {
@@ -71,16 +85,23 @@ fn agents_run_in_the_image() -> Result<()> {
     };
     in_lab("image", shape, |lab| {
         let root = build(lab)?;
-        let command = in_image(&root);
+        let command = in_image(&root, &kubeconfigs(lab)?);
         let command: Vec<_> = command.iter().map(String::as_str).collect();
         for node in lab.nodes() {
-            lab.start_agent_as(&node, &command, &PACE)?;
+            for iptables in FORWARDS {
+                lab.exec(&node, &[iptables, "-w", "-P", "FORWARD", "DROP"])?;
+            }
+            lab.start_agent_as(&node, &command, &[&PACE[..], &["--iptables-forward-rules"]].concat())?;
         }
         lab.add_pods(1)?;
         lab.wait_mesh(DEADLINE)?;
         let rules = lab.exec("paris-1", &["nft", "list", "ruleset"])?;
         ensure!(rules.contains("table inet kilo"), "{rules}");
         ensure!(!lab.agent_log("paris-1")?.contains("\"ERROR\""), "{}", lab.agent_log("paris-1")?);
+        for iptables in FORWARDS {
+            let chains = lab.exec("paris-1", &[iptables, "-w", "-S"])?;
+            ensure!(chains.contains("-P FORWARD DROP") && chains.contains("-A KILO-FORWARD "), "{iptables}: {chains}");
+        }
         lab.stop_agent("paris-1")?;
         iptables_is_found(lab, &root)?;
         plugins_are_installed(lab, &root)
@@ -109,11 +130,19 @@ fn plugins_are_installed(lab: &Lab, root: &Path) -> Result<()> {
     let chroot = root.display().to_string();
     let argv = [&["chroot", &chroot, "/opt/bin/kg", "install-cni", target], &arguments[..]].concat();
     lab.exec("rome-1", &argv)?;
+    // As Istio's installer does, before the pod is restarted.
+    let installed = root.join("host/etc/cni/net.d/10-kilo.conflist");
+    let mut with_istio: Value = serde_json::from_str(&fs::read_to_string(&installed)?)?;
+    let plugins = with_istio["plugins"].as_array_mut().context("plugins")?;
+    plugins.push(json!({ "type": "istio-cni", "log_level": "info" }));
+    fs::write(&installed, with_istio.to_string())?;
+    lab.exec("rome-1", &argv)?;
+    let now: Value = serde_json::from_str(&fs::read_to_string(&installed)?)?;
+    ensure!(now == with_istio, "{now:#}");
     for plugin in ["bridge", "host-local", "loopback", "portmap"] {
         let path = format!("/host/opt/cni/bin/{plugin}");
         let said = lab.exec("rome-1", &["env", "CNI_COMMAND=VERSION", "chroot", &chroot, &path])?;
         ensure!(said.contains("supportedVersions"), "{plugin}: {said}");
     }
-    ensure!(fs::read_to_string(root.join("host/etc/cni/net.d/10-kilo.conflist"))?.contains("host-local"));
     Ok(())
 }
