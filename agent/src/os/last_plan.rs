@@ -14,6 +14,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 use topology::{
     DevicePeer, DevicePlan, Firewall, Plan, PublicKey, Seconds, SecretKey, Tunnel,
     resume::{Identity, LastPlan},
@@ -98,12 +99,14 @@ pub struct LastPlanFile {
     boot: String,
     /// What was written last; `None` if that is not known.
     written: Option<LastPlan>,
+    /// A write that has begun, which goes on although nobody waits for it any more.
+    writing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl LastPlanFile {
     /// The file at `path`, during the boot of this number.
     pub fn new(path: PathBuf, boot: String) -> Self {
-        Self { path, boot, written: None }
+        Self { path, boot, written: None, writing: None }
     }
 
     /// What the file says; `None` if there is none. One that makes no sense costs only what it says.
@@ -121,21 +124,34 @@ impl LastPlanFile {
         if self.written.as_ref() == Some(plan) {
             return Ok(());
         }
+        self.settle().await.ok();
         self.written = None;
         let (path, text) = (self.path.clone(), format(plan, &self.boot));
         // It waits for the disk, which may take its time.
-        let written = tokio::task::spawn_blocking(move || file::replace(&path, &text?, 0o600, Survives::PowerLoss));
-        let result = written.await.unwrap_or_else(|error| Err(error.into()));
-        result.map_err(|source| Error::file("write", &self.path, source))?;
+        self.writing = Some(tokio::task::spawn_blocking(move || replace(&path, &text?)));
+        self.settle().await.map_err(|source| Error::file("write", &self.path, source))?;
         self.written = Some(plan.clone());
         Ok(())
     }
 
-    /// Removes the file, if there is one.
-    pub fn remove(&mut self) -> Result<(), Error> {
+    /// Removes the file, if there is one, and what a write that has begun would still put there.
+    pub async fn remove(&mut self) -> Result<(), Error> {
+        self.settle().await.ok();
         self.written = None;
         file::remove(&self.path).map_err(|source| Error::file("remove", &self.path, source))
     }
+
+    /// Waits for the end of a write that has begun. Until then it is remembered, also if nobody waits so long.
+    async fn settle(&mut self) -> io::Result<()> {
+        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let result = writing.await.unwrap_or_else(|error| Err(error.into()));
+        self.writing = None;
+        result
+    }
+}
+
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    file::replace(path, text, 0o600, Survives::PowerLoss)
 }
 
 fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
@@ -228,7 +244,7 @@ fn parse(text: &[u8], boot: &str) -> io::Result<Recalled> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, time::Duration};
 
     use topology::{
         Route, Rule, TunnelKind,
@@ -303,8 +319,30 @@ mod tests {
         assert!(!path.exists());
         file.write(&LastPlan { mtu: 1400, ..plan() }).await.unwrap();
         assert_eq!(file.read().unwrap().plan.mtu, 1400);
-        file.remove().unwrap();
+        file.remove().await.unwrap();
         assert_eq!(file.read(), None);
+    }
+
+    /// As at a clean stop, which does not wait for the reconciliation that is going on.
+    #[test]
+    fn a_write_that_nobody_waits_for_comes_before_the_removal() {
+        // One thread for what blocks, so that the write begins when the test says so.
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_time().build().unwrap();
+        runtime.block_on(async {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("kilo0.plan.json");
+            let mut file = LastPlanFile::new(path.clone(), "boot-1".to_owned());
+            let (begin, may_begin) = std::sync::mpsc::channel();
+            tokio::task::spawn_blocking(move || may_begin.recv());
+            let given_up = tokio::time::timeout(Duration::ZERO, file.write(&plan())).await;
+            assert!(given_up.is_err());
+            let (removed, begun) = tokio::join!(file.remove(), async { begin.send(()) });
+            assert!(removed.is_ok() && begun.is_ok());
+            // Whatever was to be done before this is done.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(!path.exists());
+        });
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl Host for Linux {
     async fn remember(&mut self, plan: Option<&LastPlan>) -> Vec<Failure> {
         let result = match plan {
             Some(plan) => self.last_plan.write(plan).await,
-            None => self.last_plan.remove(),
+            None => self.last_plan.remove().await,
         };
         failures("state", result.err())
     }
