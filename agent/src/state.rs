@@ -81,6 +81,14 @@ struct Unreadable {
     at: Duration,
 }
 
+impl Unreadable {
+    /// Whether it stays so until a person does something: the kind or the right to read it is missing. All else may be
+    /// an outage, and passes.
+    fn is_lasting(&self) -> bool {
+        matches!(self.status, Some(403 | 404))
+    }
+}
+
 /// The own Node.
 #[derive(Clone, Debug, Default)]
 struct Own {
@@ -126,6 +134,8 @@ pub struct State {
     complaints: Complaints,
     /// What cannot be read, by resource.
     unreadable: BTreeMap<&'static str, Unreadable>,
+    /// What was never read and will not be until a person does something, by resource. An outage does not change that.
+    out_of_reach: BTreeSet<&'static str>,
     listed: BTreeSet<&'static str>,
 }
 
@@ -157,6 +167,7 @@ impl State {
             peers: BTreeMap::new(),
             complaints: Complaints::default(),
             unreadable: BTreeMap::new(),
+            out_of_reach: BTreeSet::new(),
             listed: BTreeSet::new(),
         }
     }
@@ -192,9 +203,9 @@ impl State {
     }
 
     /// Whether enough was read to compute a mesh: all Nodes, and all Peers, and what says where pods are, or
-    /// the news that these cannot be had. Before, what an earlier run left on the host stays as it is.
+    /// the news that there are none of these to be read. Before, what an earlier run left on the host stays as it is.
     pub fn is_complete(&self) -> bool {
-        let has_or_cannot = |resource| self.listed.contains(resource) || self.unreadable.contains_key(resource);
+        let has_or_cannot = |resource| self.listed.contains(resource) || self.out_of_reach.contains(resource);
         let provider = self.pod_cidr_source.resource();
         self.listed.contains("nodes")
             && has_or_cannot("peers")
@@ -223,10 +234,19 @@ impl State {
                 };
                 (Some(cidrs), wrong.iter().map(warn).collect())
             }
+            PodCidrSource::CiliumNode if self.has_no_cilium_cidrs(&own.name) => (None, Vec::new()),
             PodCidrSource::CiliumNode | PodCidrSource::CalicoBlocks => {
                 (Some(self.pod_cidrs.values().flatten().copied().collect()), Vec::new())
             }
         }
+    }
+
+    /// Whether Cilium leaves it to `spec.podCIDRs`, which upstream's agents read: the own CiliumNode has none, as with
+    /// the IPAM of cloud providers, or no such objects can be read. One that is not there yet is waited for.
+    fn has_no_cilium_cidrs(&self, own: &str) -> bool {
+        let resource = self.pod_cidr_source.resource();
+        let is_out_of_reach = resource.is_some_and(|resource| self.out_of_reach.contains(resource.plural));
+        is_out_of_reach || self.pod_cidrs.get(own).is_some_and(Vec::is_empty)
     }
 
     /// The own Node's annotations.
@@ -304,6 +324,7 @@ impl State {
     }
 
     fn readable(&mut self, resource: &'static str, outcome: &mut Outcome) {
+        self.out_of_reach.remove(resource);
         if self.unreadable.remove(resource).is_some() {
             outcome.notices.push(Notice::Readable { resource });
         }
@@ -311,8 +332,11 @@ impl State {
 
     fn unreadable(&mut self, resource: &'static str, why: Unreadable, outcome: &mut Outcome) {
         let error = why.error.clone();
+        if why.is_lasting() && !self.listed.contains(resource) && self.out_of_reach.insert(resource) {
+            outcome.mesh = true;
+            self.decode_own_again(outcome);
+        }
         let known = self.unreadable.insert(resource, why);
-        outcome.mesh = known.is_none() && !self.listed.contains(resource);
         if known.is_none_or(|known| known.error != error) {
             outcome.notices.push(Notice::Unreadable { resource, error });
         }
@@ -405,6 +429,11 @@ impl State {
                 records.iter().for_each(|record| self.apply_pod_cidrs(record, plural, outcome));
             }
         }
+        self.decode_own_again(outcome);
+    }
+
+    /// After news of what the provider says.
+    fn decode_own_again(&mut self, outcome: &mut Outcome) {
         if let Some(mut own) = self.own.take() {
             let node = self.decode_own(&own.record, outcome);
             outcome.mesh |= own.node != node;
@@ -417,7 +446,8 @@ impl State {
         let Some(own) = &self.name else { return };
         let (cidrs, warnings) = self.pod_cidr_source.read(own, &record.name, &record.spec);
         outcome.notices.extend(self.complaints.replace(format!("{plural}/{}", record.name), warnings));
-        if cidrs.is_empty() {
+        // The CiliumNode of the own name counts without any, too.
+        if cidrs.is_empty() && record.name != own.as_str() {
             self.pod_cidrs.remove(&record.name);
         } else {
             self.pod_cidrs.insert(record.name.clone(), cidrs);

@@ -169,6 +169,10 @@ fn nothing_is_computed_before_everything_was_read_or_failed_to_be() {
     let mut state = state();
     state.handle(Event::Node(Change::Reset(vec![])), at(0));
     assert!(!state.is_complete());
+    for status in [None, Some(401), Some(500), Some(503)] {
+        let away = Event::Unreadable { resource: "peers", status, error: "away".to_owned() };
+        assert!(!state.handle(away, at(0)).mesh && !state.is_complete(), "{status:?}: an outage passes");
+    }
     let first = state.handle(unreadable("no CRD"), at(0));
     assert!(state.is_complete() && first.mesh && first.notices.len() == 1);
     let known = |state: &State, now| {
@@ -178,6 +182,8 @@ fn nothing_is_computed_before_everything_was_read_or_failed_to_be() {
     assert_eq!(known(&state, 44), [("peers".to_owned(), Some(404))]);
     assert_eq!(known(&state, 45), [], "it would have failed again");
     assert_eq!(state.handle(unreadable("no CRD"), at(1)), Outcome::default(), "told once");
+    state.handle(Event::Unreadable { resource: "peers", status: None, error: "away".to_owned() }, at(1));
+    assert!(state.is_complete(), "an outage does not make a CRD");
     let back = state.handle(Event::Peer(Change::Reset(vec![])), at(2));
     assert_eq!(back.notices, [Notice::Readable { resource: "peers" }]);
     assert_eq!(known(&state, 2), []);
@@ -285,7 +291,24 @@ fn a_provider_without_objects_holds_up_nothing_for_ever() {
     state.handle(Event::Peer(Change::Reset(vec![])), at(0));
     let unreadable = Event::Unreadable { resource: "ciliumnodes", status: Some(404), error: "no such".to_owned() };
     assert!(state.handle(unreadable, at(1)).mesh && state.is_complete());
-    assert_eq!(own_pod_cidrs(&state), [] as [&str; 0]);
+    assert_eq!((own_pod_cidrs(&state), state.provided_pod_cidrs()), (vec!["10.42.0.0/24".to_owned()], None));
+}
+
+#[test]
+fn spec_pod_cidrs_stand_in_for_those_that_cilium_does_not_write() {
+    let cilium = |spec: Value| ProviderRecord { name: "me".to_owned(), spec };
+    let mut state = state().with_pod_cidrs_from(PodCidrSource::CiliumNode);
+    state.handle(Event::Node(Change::Reset(vec![node("me", START)])), at(0));
+    state.handle(Event::Peer(Change::Reset(vec![])), at(0));
+    state.handle(Event::PodCidrs(Change::Reset(vec![])), at(0));
+    assert!(state.is_complete() && own_pod_cidrs(&state).is_empty(), "it may come yet");
+    assert_eq!(state.provided_pod_cidrs(), Some(vec![]));
+    let cloud = cilium(json!({"ipam": {"pool": {"192.168.3.4": {}}}}));
+    assert!(state.handle(Event::PodCidrs(Change::Apply(cloud)), at(1)).mesh);
+    assert_eq!((own_pod_cidrs(&state), state.provided_pod_cidrs()), (vec!["10.42.0.0/24".to_owned()], None));
+    let pool = cilium(json!({"ipam": {"podCIDRs": ["10.0.1.0/24"]}}));
+    assert!(state.handle(Event::PodCidrs(Change::Apply(pool)), at(2)).mesh);
+    assert_eq!(own_pod_cidrs(&state), ["10.0.1.0/24"]);
 }
 
 #[test]

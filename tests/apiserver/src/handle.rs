@@ -131,6 +131,9 @@ impl<'a> Operation<'a> {
             let why = format!("User \"system:anonymous\" cannot {verb} resource {plural:?} at the cluster scope");
             return Err(ApiError::forbidden(self.resource.about(self.name.unwrap_or_default()), &why));
         }
+        if self.store.fails(verb, plural) {
+            return Err(ApiError::unreachable_service(&format!("{plural} are out of order")));
+        }
         match (self.call.method.as_str(), self.name, self.part) {
             ("GET", None, _) if self.query.flag("watch") => self.watch(),
             ("GET", None, _) => self.list(),

@@ -78,12 +78,25 @@ struct State {
     uids: Uids,
     /// What everybody is refused: verb and plural name of the resource.
     refused: BTreeSet<(String, String)>,
+    /// What fails for everybody, likewise.
+    failing: BTreeSet<(String, String)>,
+}
+
+/// Puts `verb` on `plural` into `rules`, or takes it out.
+fn put(rules: &mut BTreeSet<(String, String)>, verb: &str, plural: &str, there: bool) {
+    let rule = (verb.to_owned(), plural.to_owned());
+    if there {
+        rules.insert(rule)
+    } else {
+        rules.remove(&rule)
+    };
 }
 
 impl Store {
     /// An empty cluster: the namespaces `default` and `kube-system`, nothing else.
     pub fn new() -> Store {
-        let state = Mutex::new(State { objects: Objects::new(HISTORY), uids: Uids::new(), refused: BTreeSet::new() });
+        let (refused, failing) = (BTreeSet::new(), BTreeSet::new());
+        let state = Mutex::new(State { objects: Objects::new(HISTORY), uids: Uids::new(), refused, failing });
         let store = Store { shared: Arc::new(Shared { state, revision: tokio::sync::watch::Sender::new(0) }) };
         for name in SYSTEM_NAMESPACES {
             store.write(|objects, stamp| {
@@ -106,13 +119,16 @@ impl Store {
     /// Refuses everybody `verb` (`get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, as in RBAC) on
     /// the resource `plural`, or grants it again. There are no users here, so this is all there is of authorization.
     pub fn refuse(&self, verb: &str, plural: &str, refuse: bool) {
-        let refused = &mut self.state().refused;
-        let rule = (verb.to_owned(), plural.to_owned());
-        if refuse {
-            refused.insert(rule)
-        } else {
-            refused.remove(&rule)
-        };
+        put(&mut self.state().refused, verb, plural, refuse);
+    }
+
+    /// Has `verb` on the resource `plural` fail for everybody as in an outage of what stands behind it, or work again.
+    pub fn fail(&self, verb: &str, plural: &str, fail: bool) {
+        put(&mut self.state().failing, verb, plural, fail);
+    }
+
+    pub(crate) fn fails(&self, verb: &str, plural: &str) -> bool {
+        self.state().failing.contains(&(verb.to_owned(), plural.to_owned()))
     }
 
     pub(crate) fn refuses(&self, verb: &str, plural: &str) -> bool {

@@ -151,6 +151,16 @@ impl ApiServer {
         Ok(())
     }
 
+    /// Has `verb` on the resource `plural` fail for everybody as in an outage, or work again. Only with the embedded
+    /// server.
+    pub fn fail(&self, verb: &str, plural: &str, fail: bool) -> Result<()> {
+        match &self.kind {
+            Kind::Embedded(store) => store.fail(verb, plural, fail),
+            Kind::Real { .. } => bail!("the real API server has no outage of one kind of objects"),
+        }
+        Ok(())
+    }
+
     fn serve_embedded(&self, store: apiserver::Store) -> Result<Running> {
         let address = SocketAddr::from((self.realm.control(), port(&self.kind)));
         let listener = self.control.run(|| std::net::TcpListener::bind(address))?;

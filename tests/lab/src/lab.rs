@@ -374,6 +374,11 @@ impl Lab {
         self.api.refuse(verb, plural, refuse)
     }
 
+    /// Has the API server fail at `verb` on the resource `plural`, or work again; an error with the real one.
+    pub fn api_fail(&self, verb: &str, plural: &str, fail: bool) -> Result<()> {
+        self.api.fail(verb, plural, fail)
+    }
+
     /// Starts the API server again after [`Lab::api_stop`].
     pub fn api_start(&self) -> Result<()> {
         self.api.resume()

@@ -1,14 +1,14 @@
 //! The API server goes away and comes back, and clocks that do not agree.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use lab::{Access, NodeSpec};
+use lab::{Access, NodeSpec, Spec};
 use serde_json::json;
 
 use crate::support::{
-    CHECK_IN, DEADLINE, annotation, bring_up, handshakes, in_lab, join, lossless, pod_cidr, same_sessions,
-    three_locations, wait, wait_answers, wait_route,
+    CHECK_IN, DEADLINE, PACE, annotation, bring_up, handshakes, in_lab, join, lossless, pod_cidr, same_sessions,
+    skipped, three_locations, wait, wait_answers, wait_route, wg_peer,
 };
 
 #[test]
@@ -97,6 +97,54 @@ fn a_clock_that_is_wrong_drops_nobody() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// An agent starts during an outage, and Nodes are the first that it can read: that Peers cannot be read yet does not
+/// mean that there are none.
+#[test]
+fn a_peer_survives_an_agents_start_during_an_outage() -> Result<()> {
+    const OTHER: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+    const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let shape = |spec: Spec| spec.location("paris", Access::Public).location("rome", Access::Public);
+    in_lab(
+        "outage-peer",
+        |spec| shape(spec).nodes("paris", 1).nodes("rome", 1),
+        |lab| {
+            if let Err(reason) = lab.api_fail("list", "peers", false) {
+                return skipped(&reason);
+            }
+            bring_up(lab, &["--clean-up=false"])?;
+            lab.apply_peer("laptop", &json!({ "publicKey": KEY, "allowedIPs": ["10.5.0.1/32"] }))?;
+            wait_route(lab, &["paris-1"], "10.5.0.1", true)?;
+
+            lab.api_stop()?;
+            lab.kill_agent("paris-1")?;
+            lab.start_agent("paris-1", &[&PACE[..], &["--clean-up=false"]].concat())?;
+            let there = || Ok(wg_peer(lab, "paris-1", "allowed-ips", KEY)? == "10.5.0.1/32");
+            let logged = |what: &str| Ok(lab.agent_log("paris-1")?.lines().any(|line| line.contains(what)));
+            wait(lab, "the Peer is there before the cluster can be read", there)?;
+            wait(lab, "it cannot be read", || logged("the cluster cannot be read"))?;
+            lab.api_fail("list", "peers", true)?;
+            lab.api_start()?;
+            wait(lab, "Nodes can be read again", || {
+                Ok(lab
+                    .agent_log("paris-1")?
+                    .lines()
+                    .any(|line| line.contains("can be read again") && line.contains("nodes")))
+            })?;
+            wait(lab, "Peers cannot", || logged("peers are out of order"))?;
+            // Time for what an agent would do that took this for all there is.
+            let end = Instant::now() + 3 * *CHECK_IN;
+            while Instant::now() < end {
+                ensure!(there()?, "the Peer is gone");
+            }
+            lab.api_fail("list", "peers", false)?;
+            lab.apply_peer("phone", &json!({ "publicKey": OTHER, "allowedIPs": ["10.5.0.2/32"] }))?;
+            wait_route(lab, &["paris-1"], "10.5.0.2", true)?;
+            ensure!(there()?, "the Peer is gone");
+            lab.wait_mesh(DEADLINE).map(drop)
+        },
+    )
 }
 
 #[test]
