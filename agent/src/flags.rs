@@ -101,7 +101,7 @@ pub struct Args {
     #[arg(long, default_value = "kilo0", value_name = "NAME")]
     pub interface: String,
 
-    /// Choose the internal IP from these networks only; repeatable, or separated by commas
+    /// Choose internal IPs from these networks only, in the families that they are of; repeatable, or separated by commas
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
     pub internal_cidr: Vec<IpNet>,
 
@@ -266,7 +266,7 @@ pub struct Options {
     pub subnets: Vec<IpNet>,
     /// Destinations that are not masqueraded.
     pub service_cidrs: Vec<IpNet>,
-    /// Where internal IPs may come from; empty means anywhere.
+    /// Where internal IPs may come from; without any of a family, those of it from anywhere.
     pub internal_cidrs: Vec<IpNet>,
     /// Port of the announced endpoint.
     pub port: u16,

@@ -19,12 +19,14 @@ pub fn is_public_for_election(ip: IpAddr) -> bool {
 /// Whether `ip` is private: RFC 1918, shared address space (RFC 6598) or unique local (RFC 4193).
 pub fn is_private(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            ip.is_private() || (a == 100 && b & 0xc0 == 64)
-        }
-        IpAddr::V6(ip) => ip.is_unique_local(),
+        IpAddr::V4(v4) => v4.is_private() || is_shared(ip),
+        IpAddr::V6(v6) => v6.is_unique_local(),
     }
+}
+
+/// Whether `ip` is of the address space that providers share with their customers (RFC 6598, 100.64.0.0/10).
+pub fn is_shared(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(ip) if matches!(ip.octets(), [100, 64..=127, ..]))
 }
 
 /// Whether `ip` never leaves its link or host, so that no other node could reach it.

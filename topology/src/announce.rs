@@ -45,7 +45,8 @@ pub struct Findings {
 }
 
 /// The announcement of `own`, the Node without the agent's annotations, so that its endpoint and
-/// internal IPs are those that a person forced.
+/// internal IPs are those that a person forced. While it waits for its pod CIDRs it has no endpoint: upstream's agents
+/// read `spec.podCIDR`, and would take it for ready and perhaps for their leader.
 pub fn announce(
     own: &Node,
     addresses: &Addresses,
@@ -53,8 +54,10 @@ pub fn announce(
     findings: &Findings,
     last_seen: i64,
 ) -> Announcement {
+    let waits = own.pod_cidrs.is_empty() && own.pod_cidrs_annotated;
+    let endpoint = own.endpoint.clone().or_else(|| found_endpoint(addresses, identity));
     Announcement {
-        endpoint: own.endpoint.clone().or_else(|| found_endpoint(addresses, identity)),
+        endpoint: endpoint.filter(|_| !waits),
         internal_ips: internal_ips(own, addresses),
         key: identity.key,
         last_seen,
@@ -73,13 +76,18 @@ fn found_endpoint(addresses: &Addresses, identity: &Identity) -> Option<Endpoint
     Some(Endpoint::Address(SocketAddr::new(ip, identity.port)))
 }
 
-/// A forced internal IP stands for its family; the other family's is found as usual.
+/// A forced internal IP stands for its family; the other family's is found as usual. One of IPv6 is not enough for a
+/// node whose pods have IPv4 in the first place: unlike the other way round, no tunnel carries that to the location's
+/// leader. The node then stands alone, and is its own leader.
 fn internal_ips(own: &Node, addresses: &Addresses) -> Vec<IpNet> {
-    if own.no_internal_ip {
+    let found = &addresses.internal_ips;
+    let has_v4_pods = own.pod_cidrs.first().is_some_and(|cidr| cidr.addr().is_ipv4());
+    let serves = !has_v4_pods || found.iter().any(|ip| ip.addr().is_ipv4());
+    if own.no_internal_ip || (own.internal_ips.is_empty() && !serves) {
         return Vec::new();
     }
     let forced = own.internal_ips.iter();
-    let found = addresses.internal_ips.iter().filter(|ip| of_family(&own.internal_ips, ip.addr()).is_none());
+    let found = found.iter().filter(|ip| of_family(&own.internal_ips, ip.addr()).is_none());
     forced.chain(found).copied().collect()
 }
 
@@ -173,6 +181,33 @@ mod tests {
         assert_eq!(addresses_or_last(nothing, &addresses()), addresses());
         let other = Addresses { external_ip: Some("192.0.2.2".parse().unwrap()), ..Addresses::default() };
         assert_eq!(addresses_or_last(other.clone(), &addresses()), other);
+    }
+
+    #[test]
+    fn an_ipv6_address_does_not_serve_ipv4_pods() {
+        let addresses = |ips| Addresses { internal_ips: nets(ips), ..addresses() };
+        for (pods, forced, found, expected) in [
+            (&[][..], &[][..], &["fd01::2/64"][..], &["fd01::2/64"][..]),
+            (&["10.42.1.0/24"], &[], &["fd01::2/64"], &[]),
+            (&["10.42.1.0/24", "fd42:1::/64"], &[], &["fd01::2/64"], &[]),
+            (&["10.42.1.0/24"], &[], &["10.1.0.2/24", "fd01::2/64"], &["10.1.0.2/24", "fd01::2/64"]),
+            (&["fd42:1::/64", "10.42.1.0/24"], &[], &["fd01::2/64"], &["fd01::2/64"]),
+            (&["fd42:1::/64"], &[], &["10.1.0.2/24"], &["10.1.0.2/24"]),
+            (&["10.42.1.0/24"], &["fd01::2/64"], &["fd01::2/64"], &["fd01::2/64"]),
+        ] {
+            let own = Node { pod_cidrs: nets(pods), internal_ips: nets(forced), ..Node::default() };
+            assert_eq!(internal_ips(&own, &addresses(found)), nets(expected), "{pods:?} {forced:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_waits_for_its_pod_cidrs_is_ready_for_nobody() {
+        let endpoint = |own: Node| announce(&own, &addresses(), &identity(), &Findings::default(), 7).endpoint;
+        let forced = Some(Endpoint::Name("gw.example.com".to_owned(), 1));
+        let own = |cidrs: &[&str]| Node { pod_cidrs: nets(cidrs), pod_cidrs_annotated: true, ..Node::default() };
+        assert_eq!(endpoint(own(&[])), None);
+        assert_eq!(endpoint(Node { endpoint: forced, ..own(&[]) }), None);
+        assert!(endpoint(own(&["10.42.1.0/24"])).is_some());
     }
 
     #[test]

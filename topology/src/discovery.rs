@@ -2,7 +2,8 @@
 //!
 //! Follows upstream's order (what the hostname resolves to, then the default route's interface, then
 //! any interface; IPv4 before IPv6, then by text), separately for each family, so that a dual-stack
-//! host has an internal IP of both. Unlike upstream, private means what the RFCs say.
+//! host has an internal IP of both. Unlike upstream, private means what the RFCs say; what upstream does not take for
+//! private comes last.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::{
     InterfaceName,
-    address::{is_host, is_private},
+    address::{is_host, is_private, is_shared, same_family},
 };
 
 /// What the host has.
@@ -27,7 +28,7 @@ pub struct Candidates {
     pub interfaces: BTreeMap<InterfaceName, Vec<IpNet>>,
     /// Interfaces whose addresses never count: WireGuard's, the tunnel's, the pods' bridge.
     pub ignored: BTreeSet<InterfaceName>,
-    /// If not empty, internal IPs come from these only (`--internal-cidr`).
+    /// Internal IPs of a family of which there are any come from these only (`--internal-cidr`).
     pub internal_cidrs: Vec<IpNet>,
 }
 
@@ -62,10 +63,15 @@ fn ranked(candidates: &Candidates) -> Vec<IpNet> {
 pub fn choose(candidates: &Candidates) -> Addresses {
     let ranked = ranked(candidates);
     let is_allowed = |net: &IpNet| {
-        candidates.internal_cidrs.is_empty() || candidates.internal_cidrs.iter().any(|cidr| cidr.contains(&net.addr()))
+        let mut cidrs = candidates.internal_cidrs.iter().filter(|cidr| same_family(cidr.addr(), net.addr())).peekable();
+        cidrs.peek().is_none() || cidrs.any(|cidr| cidr.contains(&net.addr()))
     };
     let is_internal = |net: &&IpNet| is_private(net.addr()) && is_allowed(net);
-    let internal = |v4: bool| ranked.iter().filter(is_internal).find(|net| net.addr().is_ipv4() == v4).copied();
+    let internal = |v4: bool| {
+        let internal = ranked.iter().filter(is_internal).filter(|net| net.addr().is_ipv4() == v4);
+        // The first of equals.
+        internal.min_by_key(|net| is_shared(net.addr())).copied()
+    };
     let internal_ips: Vec<IpNet> = [internal(true), internal(false)].into_iter().flatten().collect();
     let public = ranked.iter().map(IpNet::addr).find(|ip| !is_private(*ip));
     Addresses { external_ip: public.or(internal_ips.first().map(IpNet::addr)), internal_ips }
@@ -113,9 +119,27 @@ mod tests {
     }
 
     #[test]
+    fn a_family_without_cidrs_is_not_restricted() {
+        let mut candidates =
+            host(&[("eth0", &["10.1.0.2/24", "fd01::2/64", "fd02::2/64"]), ("eth1", &["10.9.0.2/24"])]);
+        for (cidrs, expected) in [
+            ("10.9.0.2/32", "10.9.0.2/24,fd01::2/64 10.9.0.2"),
+            ("fd02::/16", "10.1.0.2/24,fd02::2/64 10.1.0.2"),
+            ("10.9.0.0/16 fd02::/16", "10.9.0.2/24,fd02::2/64 10.9.0.2"),
+            ("192.168.0.0/16", "fd01::2/64 fd01::2"),
+            ("192.168.0.0/16 fd09::/16", " "),
+        ] {
+            candidates.internal_cidrs = cidrs.split(' ').map(|cidr| cidr.parse().unwrap()).collect();
+            assert_eq!(chosen(&candidates), expected, "{cidrs}");
+        }
+    }
+
+    #[test]
     fn public_only_private_only_and_nothing() {
         assert_eq!(chosen(&host(&[("eth0", &["203.0.113.2/28"])])), " 203.0.113.2");
         assert_eq!(chosen(&host(&[("eth0", &["100.64.0.2/10"])])), "100.64.0.2/10 100.64.0.2");
+        let shared = [("eth0", &["100.64.0.2/10"][..]), ("eth1", &["192.168.1.2/24"])];
+        assert_eq!(chosen(&host(&shared)), "192.168.1.2/24 192.168.1.2", "it is no private address to upstream");
         assert_eq!(chosen(&host(&[("lo", &["127.0.0.1/8"])])), " ");
         assert_eq!(chosen(&host(&[("eth0", &["2001:db8::2/64", "fd01::2/64"])])), "fd01::2/64 2001:db8::2");
     }

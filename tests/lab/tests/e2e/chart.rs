@@ -108,6 +108,15 @@ pub fn objects(text: &str) -> Result<Vec<Value>> {
     Ok(serde_saphyr::from_multiple(text)?)
 }
 
+/// What the manifest `name` tells the agent of a node, as the kubelet words it there.
+pub fn shipped_flags(name: &str, node: &str, ip: &str) -> Result<Vec<String>> {
+    let objects = objects(&read(&format!("manifests/{name}"))?)?;
+    let agents = objects.iter().find(|object| object["kind"] == "DaemonSet").context("no DaemonSet")?;
+    let flags = agents["spec"]["template"]["spec"]["containers"][0]["args"].as_array().context("no flags")?;
+    let flags = flags.iter().filter_map(Value::as_str);
+    Ok(flags.map(|flag| flag.replace("$(NODE_NAME)", node).replace("$(NODE_IP)", ip)).collect())
+}
+
 /// The names of all files in `manifests/`.
 pub fn manifests() -> Result<Vec<String>> {
     let entries = fs::read_dir(repository("manifests"))?.collect::<std::io::Result<Vec<_>>>()?;

@@ -5,10 +5,11 @@ use anyhow::Result;
 use lab::ProxyMode;
 
 use crate::support::{
-    DEADLINE, in_lab, skipped, start_agents, tunnel_is_inside, two_of_each_family, wait, wait_leaders,
+    DEADLINE, in_lab, skipped, start_shipped_agents, tunnel_is_inside, two_of_each_family, wait, wait_leaders,
 };
 
-const ANTREA: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=antrea", "--encapsulate=always"];
+/// The default, which the lab has another of.
+const ALWAYS: &str = "--encapsulate=always";
 /// What pods send each other in one packet: Geneve over IPv6, inside of WireGuard.
 const BETWEEN_PODS: usize = 1350;
 
@@ -19,7 +20,7 @@ fn on_top_of_antrea() -> Result<()> {
     }
     in_lab("antrea", two_of_each_family, |lab| {
         lab.start_antrea()?;
-        start_agents(lab, &ANTREA)?;
+        start_shipped_agents(lab, "antrea", &[ALWAYS])?;
         for node in lab.nodes() {
             lab.add_antrea_pod(&node)?;
         }
@@ -31,7 +32,7 @@ fn on_top_of_antrea() -> Result<()> {
         tunnel_is_inside(lab, "paris-1", "paris-2", "rome-2")?;
 
         lab.stop_agents()?;
-        start_agents(lab, &[&ANTREA[..], &["--mesh-granularity=full"]].concat())?;
+        start_shipped_agents(lab, "antrea", &[ALWAYS, "--mesh-granularity=full"])?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
         lab.antrea_rules(DEADLINE).all_of_size(BETWEEN_PODS)?;
         tunnel_is_inside(lab, "paris-2", "paris-2", "rome-2")

@@ -5,9 +5,10 @@
 use anyhow::{Result, ensure};
 use lab::{Access, Lab, ProxyMode, Spec};
 
-use crate::support::{DEADLINE, annotation, in_lab, skipped, start_agents, wait, wait_leaders};
+use crate::support::{DEADLINE, annotation, in_lab, skipped, start_shipped_agents, wait, wait_leaders};
 
-const CILIUM: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=cilium", "--encapsulate=always"];
+/// In place of the manifest's: the nodes of a lab's location are in one subnet, and their agents undo what they made.
+const CILIUM: [&str; 2] = ["--encapsulate=always", "--clean-up=true"];
 /// What pods of different locations send each other in one packet: Cilium's VXLAN inside of WireGuard.
 const BETWEEN_PODS: usize = 1370;
 /// What pods and nodes of different locations do over IPIP inside of Cilium's VXLAN, for which there is a MTU of
@@ -19,7 +20,7 @@ fn two_locations(spec: Spec) -> Spec {
 }
 
 fn start(lab: &Lab, device: &str, more: &[&str]) -> Result<()> {
-    start_agents(lab, &[&CILIUM[..], &[&format!("--encapsulation-device={device}")], more].concat())
+    start_shipped_agents(lab, "cilium", &[&CILIUM[..], &[&format!("--encapsulation-device={device}")], more].concat())
 }
 
 #[test]

@@ -11,6 +11,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use lab::{Access, Api, Flow, Lab, NodeSpec, Spec};
 use serde_json::json;
 
+use crate::chart::shipped_flags;
+
 /// How long a condition may take to come true, times [`lab::patience`]. Generous: the machine may be busy
 /// with other things.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -97,6 +99,18 @@ pub fn bring_up(lab: &Lab, flags: &[&str]) -> Result<()> {
 /// Starts all agents with [`PACE`] and `flags`.
 pub fn start_agents(lab: &Lab, flags: &[&str]) -> Result<()> {
     lab.start_agents(&[&PACE[..], flags].concat())
+}
+
+/// Starts all agents with what the manifest for this network provider tells each, with [`PACE`] and `flags`.
+pub fn start_shipped_agents(lab: &Lab, provider: &str, flags: &[&str]) -> Result<()> {
+    for node in lab.nodes() {
+        // The first internal IP is what the kubelet calls the host's.
+        let ip = lab.addresses(&node)?.private.to_string();
+        let shipped = shipped_flags(&format!("kilo-generic-{provider}.yaml"), &node, &ip)?;
+        let shipped: Vec<&str> = shipped.iter().map(String::as_str).collect();
+        lab.start_agent(&node, &[&PACE[..], &shipped, flags].concat())?;
+    }
+    Ok(())
 }
 
 /// Adds a node, its agent and one pod; gives the pod's name.
