@@ -102,19 +102,26 @@ fn bgp_inside_the_locations_and_the_mesh_between_them() -> Result<()> {
         lab.add_pods(1)?;
         // At granularity full both know a way to a neighbour's pods. BIRD's metric is 32: less than that of our routes
         // in IPv6, which therefore need the table that --compatibility gives them.
-        for (granularity, compatibility, neighbour) in
-            [("location", "", "proto bird"), ("location", "bird", "proto bird"), ("full", "bird", "dev kilo0")]
-        {
+        for (granularity, compatibility, encapsulate, neighbour) in [
+            ("location", "", "never", "proto bird"),
+            ("location", "bird", "never", "proto bird"),
+            ("location", "kube-router", "always", "proto bird"),
+            ("full", "bird", "never", "dev kilo0"),
+        ] {
             let flags = [
                 "--cni=false",
                 "--local=false",
                 &format!("--mesh-granularity={granularity}"),
                 &format!("--compatibility={compatibility}"),
+                &format!("--encapsulate={encapsulate}"),
             ];
             lab.start_agents(&[&PACE[..], &flags].concat())?;
             wait(lab, "each way is whose it should be", || {
                 leads_by(lab, "paris-1", "paris-2", neighbour)?;
                 leads_by(lab, "paris-2", "oslo-2", "proto static")?;
+                if encapsulate == "always" {
+                    leads_by(lab, "paris-2", "oslo-2", "dev kilo-vxlan")?;
+                }
                 Ok(true)
             })?;
             lab.rules(DEADLINE).all().with_context(|| format!("{flags:?}"))?;

@@ -2,7 +2,7 @@
 //! blocks a node, and not in `spec.podCIDRs`.
 
 use anyhow::{Result, ensure};
-use lab::{Access, BETWEEN_LOCATIONS, CalicoNetwork, Lab, Spec};
+use lab::{Access, CalicoNetwork, Lab, Spec};
 
 use crate::support::{DEADLINE, PACE, annotation, in_lab, skipped, start_agents, wait, wait_leaders};
 
@@ -39,13 +39,14 @@ fn on_top_of_calico() -> Result<()> {
         wait(lab, "the way to the leader is a tunnel of ours", || {
             leaves_by(lab, "paris-2", "rome-1", "via 10.101.0.11 dev kilo-vxlan table 1109").map(|()| true)
         })?;
-        lab.rules(DEADLINE).pods()?;
-        lab.rules(DEADLINE).full_size(BETWEEN_LOCATIONS)?;
+        lab.rules(DEADLINE).all()?;
 
         lab.set_calico_network(CalicoNetwork::Vxlan)?;
         lab.stop_agents()?;
         lab.start_agents(&[&PACE[..], &CALICO, &["--mesh-granularity=full"]].concat())?;
         wait_leaders(lab, &["paris-1", "paris-2", "rome-1"])?;
+        lab.rules(DEADLINE).all()?;
+        lab.set_calico_network(CalicoNetwork::Bgp)?;
         lab.rules(DEADLINE).all()
     })
 }

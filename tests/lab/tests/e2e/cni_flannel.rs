@@ -51,7 +51,7 @@ fn on_top_of_flannel() -> Result<()> {
             lab.stop_agent(node)?;
         }
         let before = of_flannel(lab, "paris-1")?;
-        lab.start_agents(&[&PACE[..], &FLANNEL, &["--mesh-granularity=full"]].concat())?;
+        lab.start_agents(&[&PACE[..], &FLANNEL, &["--compatibility=canal", "--mesh-granularity=full"]].concat())?;
         wait_leaders(lab, &NODES)?;
         lab.rules(DEADLINE).all()?;
         lab.stop_agent("paris-1")?;

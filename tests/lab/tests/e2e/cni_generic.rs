@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use lab::{Access, Spec};
 
-use crate::support::{DEADLINE, PACE, annotation, in_lab, start_agents, wait, wait_leaders, wait_route};
+use crate::support::{DEADLINE, PACE, annotation, in_lab, pod_cidr, start_agents, wait, wait_leaders, wait_route};
 
 const KEY: &str = "k8s.ovn.org/node-subnets";
 const GENERIC: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=ovn-kubernetes", "--encapsulate=always"];
@@ -53,5 +53,42 @@ fn on_top_of_a_provider_without_a_path_of_its_own() -> Result<()> {
         lab.start_agents(&[&PACE[..], &GENERIC, &["--mesh-granularity=full"]].concat())?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
         lab.rules(DEADLINE).all()
+    })
+}
+
+/// Names that stand for the same, an agent of each: the bridge of Kilo's own configuration, which is none of theirs here,
+/// stands for the provider's.
+#[test]
+fn every_name_for_such_a_provider_is_understood() -> Result<()> {
+    const AGENTS: [(&str, &str); 6] = [
+        ("paris-1", "generic"),
+        ("paris-2", "weave"),
+        ("paris-3", "romana"),
+        ("rome-1", "contiv"),
+        ("rome-2", "contrail"),
+        ("rome-3", "kube-router"),
+    ];
+    let shape = |spec: Spec| {
+        let spec = spec.location("paris", Access::Elastic).location("rome", Access::Elastic);
+        spec.nodes("paris", 3).nodes("rome", 3)
+    };
+    in_lab("names", shape, |lab| {
+        let location = |node: &str| node.split('-').next().map(str::to_owned);
+        for (node, name) in AGENTS {
+            lab.fill_conflist(node)?;
+            for (other, _) in AGENTS.iter().filter(|(other, _)| *other != node && location(other) == location(node)) {
+                let (pods, gateway) = (pod_cidr(lab, other)?, lab.addresses(other)?.private.to_string());
+                lab.exec(node, &["ip", "route", "add", &pods, "via", &gateway, "dev", "eth0"])?;
+            }
+            let flags = ["--cni=false", "--local=false", &format!("--compatibility={name}"), "--encapsulate=always"];
+            lab.start_agent(node, &[&PACE[..], &flags].concat())?;
+        }
+        lab.add_pods(1)?;
+        lab.wait_mesh(DEADLINE)?;
+        for (from, to) in [("paris-2", "rome-2"), ("rome-2", "paris-2"), ("paris-3", "rome-3"), ("rome-3", "paris-3")] {
+            let used = lab.exec(from, &["ip", "route", "get", &lab.pod_ip(&format!("{to}-pod1"))?.to_string()])?;
+            ensure!(used.contains("dev kilo-vxlan table 1109"), "{from} to {to}: {used}");
+        }
+        Ok(())
     })
 }
