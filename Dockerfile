@@ -6,7 +6,9 @@
 # A platform other than the machine's is emulated, which is slow but takes no second way to build.
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends \
-    binutils ca-certificates containernetworking-plugins iptables nftables
+    binutils ca-certificates iptables nftables \
+    dpkg-dev golang-1.19-go golang-github-containernetworking-plugins-dev \
+    golang-github-mattn-go-shellwords-dev golang-github-networkplumbing-go-nft-dev
 WORKDIR /src
 COPY . .
 RUN cargo build --profile image --locked --workspace --bin kg
