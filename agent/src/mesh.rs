@@ -307,10 +307,12 @@ impl<H: Host> Mesh<H> {
             Err(failure) => vec![failure],
         };
         failures.iter().for_each(|failure| self.metrics.failed(failure.doing));
+        let left_out = self.state.left_out();
+        self.metrics.left_out(left_out.values());
         channels.report.send_modify(|report| {
             report.backend = self.applier.backend();
             report.idle = self.told.why_idle().map(str::to_owned);
-            report.left_out = self.state.left_out();
+            report.left_out = left_out.iter().map(|(node, why)| (node.clone(), why.to_string())).collect();
             report.names = self.resolver.known();
             report.problems = failures.iter().map(problem).collect();
         });

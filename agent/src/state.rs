@@ -4,6 +4,8 @@
 //! changes nothing for the mesh, such as another node's check-in, says so, because there is one of
 //! those per node and period and each recomputation costs.
 
+mod absence;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -14,6 +16,8 @@ use topology::{
     Membership, Node, NodeName, Peer, PeerName, PodCidrSource, Warning, annotations, compatibility, peer,
     report::ApiProblem,
 };
+
+pub use absence::Absence;
 
 use crate::cluster::{Change, Event, NodeRecord, PeerRecord, ProviderRecord};
 
@@ -292,13 +296,9 @@ impl State {
     }
 
     /// The other nodes that are not, with the reason.
-    pub fn left_out(&self) -> BTreeMap<NodeName, String> {
-        let reason = |node: &Node| match node.missing() {
-            missing if !missing.is_empty() => Some(format!("has no {}", missing.join(", "))),
-            _ if !self.alive.contains(&node.name) => Some("does not check in".to_owned()),
-            _ => None,
-        };
-        self.others.values().filter_map(|node| Some((node.name.clone(), reason(node)?))).collect()
+    pub fn left_out(&self) -> BTreeMap<NodeName, Absence> {
+        let absence = |node: &Node| Absence::judge(node, self.alive.contains(&node.name));
+        self.others.values().filter_map(|node| Some((node.name.clone(), absence(node)?))).collect()
     }
 
     /// The valid peers.

@@ -9,7 +9,11 @@ use topology::{
 };
 use tracing::{error, info, warn};
 
-use crate::{cluster::PatchError, host::Failure, state::Notice};
+use crate::{
+    cluster::PatchError,
+    host::Failure,
+    state::{Absence, Notice},
+};
 
 /// The field is not called `message`: that is what the line itself has.
 fn ignored(Warning { object, field, message: problem }: &Warning) {
@@ -31,7 +35,7 @@ pub fn notice(notice: Notice) {
 #[derive(Debug, Default)]
 pub struct Told {
     warnings: BTreeSet<Warning>,
-    left_out: BTreeMap<NodeName, String>,
+    left_out: BTreeMap<NodeName, Absence>,
     failures: BTreeSet<Failure>,
     unwritable: Option<ApiProblem>,
     idle: Option<String>,
@@ -53,10 +57,10 @@ impl Told {
     }
 
     /// The nodes that are no part of the mesh now, with the reason.
-    pub fn left_out(&mut self, left_out: BTreeMap<NodeName, String>) {
+    pub fn left_out(&mut self, left_out: BTreeMap<NodeName, Absence>) {
         for (node, reason) in &left_out {
             if self.left_out.get(node) != Some(reason) {
-                info!(%node, reason, "node left out of the mesh");
+                info!(%node, %reason, "node left out of the mesh");
             }
         }
         for node in self.left_out.keys().filter(|node| !left_out.contains_key(*node)) {

@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use topology::{health::Check, report::Report};
 
-use crate::host::Changes;
+use crate::{host::Changes, state::Absence};
 
 /// Content type of [`Metrics::encode`] (OpenMetrics 1.0.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -52,6 +52,7 @@ pub struct Metrics {
     leader: Gauge,
     nodes: Gauge,
     peers: Gauge,
+    left_out: Family<ReasonLabel, Gauge>,
     reconciles: Counter,
     reasons: Family<ReasonLabel, Counter>,
     durations: Histogram,
@@ -68,6 +69,7 @@ impl Default for Metrics {
             leader: Gauge::default(),
             nodes: Gauge::default(),
             peers: Gauge::default(),
+            left_out: Family::default(),
             reconciles: Counter::default(),
             reasons: Family::default(),
             durations: Histogram::new(DURATIONS),
@@ -89,6 +91,8 @@ impl Metrics {
         to.register("kilo_leader", "Whether this node leads its segment", self.leader.clone());
         to.register("kilo_nodes", "Nodes in the mesh", self.nodes.clone());
         to.register("kilo_peers", "Peers in the mesh", self.peers.clone());
+        let help = "Other nodes that are no part of the mesh, by what keeps them out";
+        to.register("kilo_left_out_nodes", help, self.left_out.clone());
         let help = "Comparisons of the host with what it should be";
         to.register("kilo_reconciles", help, self.reconciles.clone());
         let help = "Why these comparisons were made; one may have several reasons";
@@ -137,6 +141,14 @@ impl Metrics {
     pub fn mesh(&self, nodes: usize, peers: usize) {
         self.nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
         self.peers.set(i64::try_from(peers).unwrap_or(i64::MAX));
+    }
+
+    /// These nodes are no part of the mesh.
+    pub fn left_out<'a>(&self, nodes: impl Iterator<Item = &'a Absence> + Clone) {
+        for reason in Absence::REASONS {
+            let count = nodes.clone().filter(|node| node.reason() == reason).count();
+            self.left_out.get_or_create(&ReasonLabel { reason }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Whether this node leads.

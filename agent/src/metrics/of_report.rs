@@ -27,8 +27,6 @@ pub(super) fn registry(report: &Report, checks: &[Check]) -> Registry {
     device(&mut registry, report);
     let help = "When the plan was last applied to the host, Unix time; 0 means never";
     registry.register_with_unit("kilo_applied_timestamp", help, Unit::Seconds, gauge(report.applied.unwrap_or(0)));
-    let left_out = gauge(i64::try_from(report.left_out.len()).unwrap_or(i64::MAX));
-    registry.register("kilo_left_out_nodes", "Nodes that are no part of the mesh", left_out);
     watch(&mut registry, report);
     let ready = Gauges::default();
     for Check { name, problem } in checks {

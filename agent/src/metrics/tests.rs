@@ -39,11 +39,11 @@ fn scrape(peers: Vec<PeerReport>) -> String {
         &Changes { made: [("routes", 3)].into(), repaired: [("routes", 1)].into() },
     );
     metrics.mesh(3, 2);
+    metrics.left_out([Absence::Silent].iter());
     metrics.leads(true);
     let report = Report {
         watch: Watch { heard: Some(1_700_000_001), lag_milliseconds: Some(250) },
         applied: Some(1_700_000_002),
-        left_out: [("gone".into(), "does not check in".to_owned())].into(),
         drops: [("no_peer".to_owned(), 4)].into(),
         batches: [("tun_read".to_owned(), Batch { calls: 2, packets: 80 })].into(),
         peers,
@@ -72,7 +72,8 @@ fn names_labels_and_values() {
         "kilo_repairs_total{what=\"routes\"} 1",
         "kilo_device_info{interface=\"kilo0\",backend=\"none\"} 1",
         "kilo_applied_timestamp_seconds 1700000002",
-        "kilo_left_out_nodes 1",
+        "kilo_left_out_nodes{reason=\"silent\"} 1",
+        "kilo_left_out_nodes{reason=\"unannounced\"} 0",
         "kilo_watch_heard_timestamp_seconds 1700000001",
         "kilo_watch_lag_seconds 0.25",
         "kilo_ready{check=\"watch\"} 1",

@@ -90,7 +90,7 @@ fn a_silent_node_is_left_out_only_when_our_own_check_ins_return() {
     assert!(!check_in(&mut state, 630).mesh);
     assert!(check_in(&mut state, 660).mesh);
     assert_eq!(others(&state), Vec::<String>::new());
-    assert_eq!(state.left_out(), BTreeMap::from([("a".into(), "does not check in".to_owned())]));
+    assert_eq!(state.left_out(), BTreeMap::from([("a".into(), Absence::Silent)]));
     assert!(apply(&mut state, node("a", START + 670), 670).mesh);
     assert_eq!(others(&state), ["a"]);
 }
@@ -126,7 +126,23 @@ fn an_incomplete_node_is_left_out_with_the_reason() {
     assert!(matches!(&outcome.notices[..], [Notice::Object(warning)] if warning.object == "node/a"));
     assert_eq!(apply(&mut state, record, 1).notices, [], "told once");
     assert_eq!(others(&state), Vec::<String>::new());
-    assert_eq!(state.left_out()[&NodeName::from("a")], "has no kilo.squat.ai/key");
+    assert_eq!(state.left_out()[&NodeName::from("a")].to_string(), "has no kilo.squat.ai/key");
+}
+
+#[test]
+fn a_node_that_never_had_an_agent_is_told_from_one_that_has() {
+    let mut state = state();
+    let why = |state: &State| state.left_out()[&NodeName::from("a")].reason();
+    let mut record = node("a", START);
+    record.pod_cidrs.clear();
+    apply(&mut state, record.clone(), 0);
+    assert_eq!(why(&state), "incomplete", "an agent waits there for pod CIDRs");
+    record.annotations.remove(annotations::KEY);
+    apply(&mut state, record.clone(), 1);
+    assert_eq!(why(&state), "incomplete", "its endpoint is known");
+    record.annotations.remove(annotations::ENDPOINT);
+    apply(&mut state, record, 2);
+    assert_eq!(why(&state), "unannounced");
 }
 
 #[test]
