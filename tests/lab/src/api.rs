@@ -208,6 +208,8 @@ impl ApiServer {
             format!("--service-account-key-file={}", file("service-account.key")),
             format!("--service-account-signing-key-file={}", file("service-account.key")),
             "--disable-admission-plugins=ServiceAccount".into(),
+            // As clusters have it: what is to be replaced by the manifests here may be privileged.
+            "--allow-privileged=true".into(),
             "--profiling=false".into(),
             format!("--audit-policy-file={}", file("audit-policy.yaml")),
             format!("--audit-log-path={}", self.audit_log().display()),

@@ -1,7 +1,8 @@
 //! The agents and the API server: whether it answers, grants what they need, and knows what a Peer is.
 
 use super::{Check, Evidence, Verdict};
-use crate::report::{ApiProblem, NODES, PATCH, PEERS};
+use crate::compatibility::MODES;
+use crate::report::{ApiProblem, PATCH, PEERS};
 
 pub(super) const SERVER: Check = Check::passive("api-server", "every agent reaches the API server", judge_server);
 
@@ -34,18 +35,25 @@ fn judge_server(evidence: &Evidence, verdict: &mut Verdict) {
 fn judge_rbac(evidence: &Evidence, verdict: &mut Verdict) {
     for (node, diagnosis) in evidence.diagnosed(verdict) {
         for error in diagnosis.report.api_problems.iter().filter(|error| is_refused(error)) {
-            let (resource, verbs) = match error.request.as_str() {
-                PATCH => ("nodes", "get, patch"),
-                PEERS => ("peers.kilo.squat.ai", "list, watch"),
-                _ => ("nodes", "list, watch"),
-            };
+            let right = right(&error.request);
             verdict.error(
                 node,
                 format!("the agent may not {}: {}", doing(error), error.error),
-                format!(
-                    "give the agent's ClusterRole the verbs {verbs} on {resource}, and bind it to its ServiceAccount"
-                ),
+                format!("give the agent's ClusterRole the {right}, and bind it to its ServiceAccount"),
             );
+        }
+    }
+}
+
+/// What a role has to have for a request.
+fn right(request: &str) -> String {
+    match request {
+        PATCH => "verb patch on nodes".to_owned(),
+        PEERS => "verbs list, watch on peers.kilo.squat.ai".to_owned(),
+        request => {
+            let resources = const { &MODES }.iter().filter_map(|mode| mode.pod_cidr_source.resource());
+            let group = resources.filter(|it| it.plural == request).map(|it| format!(".{}", it.group)).next();
+            format!("verbs list, watch on {request}{}", group.unwrap_or_default())
         }
     }
 }
@@ -74,8 +82,7 @@ fn is_refused(error: &ApiProblem) -> bool {
 fn doing(error: &ApiProblem) -> String {
     match error.request.as_str() {
         PATCH => "write the annotations of its Node".to_owned(),
-        request @ (NODES | PEERS) => format!("list and watch {request}"),
-        request => request.to_owned(),
+        request => format!("list and watch {request}"),
     }
 }
 
@@ -86,6 +93,7 @@ mod tests {
         Severity::{Error, Unknown},
         testing::{expect_only, said},
     };
+    use crate::report::NODES;
 
     fn error(request: &str, status: Option<u16>) -> ApiProblem {
         ApiProblem { request: request.to_owned(), status, error: "no".to_owned() }
@@ -96,7 +104,8 @@ mod tests {
         for (request, words) in [
             (NODES, ["verbs list, watch on nodes", "may not list and watch nodes"]),
             (PEERS, ["verbs list, watch on peers.kilo.squat.ai", "may not list and watch peers"]),
-            (PATCH, ["verbs get, patch on nodes", "may not write the annotations"]),
+            (PATCH, ["verb patch on nodes", "may not write the annotations"]),
+            ("ciliumnodes", ["verbs list, watch on ciliumnodes.cilium.io", "may not list and watch ciliumnodes"]),
         ] {
             expect_only("rbac", Error, "node/n1", &words, |evidence| {
                 said(&mut evidence.nodes[0]).report.api_problems = vec![error(request, Some(403))];

@@ -15,7 +15,10 @@ use lab::{Access, Api, Lab, Spec};
 
 use crate::chart::repository;
 use crate::external::in_lab_with_external;
+use crate::inline_commands::questions;
+use crate::manifests::kubectl;
 use crate::support::{UNHURRIED, bring_up, chosen_api, in_lab, skipped};
+use crate::upstream::{Distribution, install_kilo};
 
 /// Where `kubectl` and `kgctl` are used.
 const CONTROL: &str = "control";
@@ -30,7 +33,7 @@ const INSTALLATION: [&str; 5] = ["migration.md", "quick-start.md", "install.md",
 
 /// What is done with a block.
 #[derive(Debug, PartialEq)]
-enum Fate {
+pub enum Fate {
     /// Run on this host or in this pod.
     Run(String),
     /// Covered by this test.
@@ -41,10 +44,10 @@ enum Fate {
 
 /// A block of shell commands of a guide.
 #[derive(Debug)]
-struct Block {
+pub struct Block {
     line: usize,
     fate: Fate,
-    script: String,
+    pub script: String,
 }
 
 /// The blocks of shell commands in `text`, Markdown as in CommonMark 4.5 and 4.6 as far as the guides use it.
@@ -73,12 +76,12 @@ fn fate(comment: Option<&str>) -> Result<Fate> {
     }
 }
 
-fn docs() -> PathBuf {
+pub fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
 /// All pages, by their paths in `docs/`.
-fn pages() -> Result<Vec<String>> {
+pub fn pages() -> Result<Vec<String>> {
     let mut pages = Vec::new();
     for directory in ["", "cni/"] {
         for entry in fs::read_dir(docs().join(directory))? {
@@ -91,7 +94,7 @@ fn pages() -> Result<Vec<String>> {
     Ok(pages)
 }
 
-fn guide(name: &str) -> Result<Vec<Block>> {
+pub fn guide(name: &str) -> Result<Vec<Block>> {
     let path = docs().join(name);
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     blocks(&text).with_context(|| format!("docs/{name}"))
@@ -178,7 +181,7 @@ fn the_installation_guides_work() -> Result<()> {
         "installation",
         |spec: Spec| spec,
         |lab| {
-            crate::manifests::install_kilos(lab)?;
+            install_kilo(lab, Distribution::Kubeadm)?;
             let setting =
                 format!("cd {}\nexport KUBECONFIG={}", repository("").display(), lab.kubeconfig_on_hosts().display());
             for name in INSTALLATION {
@@ -188,10 +191,13 @@ fn the_installation_guides_work() -> Result<()> {
                         .with_context(|| format!("docs/{name}:{line}"))?;
                 }
             }
-            let left = ["kubectl", "get", "daemonset", "-n", "kube-system", "-o", "name"];
-            let kubeconfig = format!("--kubeconfig={}", lab.kubeconfig_on_hosts().display());
-            let left = lab.exec(CONTROL, &[&left[..], &[&kubeconfig]].concat())?;
+            for (place, question) in questions()? {
+                lab.exec(CONTROL, &["bash", "-c", &format!("{setting}\n{question}")]).context(place)?;
+            }
+            let left = kubectl(lab, &["get", "daemonset", "-n", "kube-system", "-o", "name"])?;
             ensure!(left.trim() == "daemonset.apps/kilo", "{left}");
+            let roles = kubectl(lab, &["get", "clusterrole,clusterrolebinding", "-o", "name"])?;
+            ensure!(!roles.contains("kilo-upstream"), "{roles}");
             Ok(())
         },
     )

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use topology::compatibility::MODES;
 
 use crate::chart::{objects, repository, variants};
-use crate::manifests::{install_kilos, kubectl, real_only};
+use crate::manifests::{kubectl, real_only};
 use crate::support::{in_lab, skipped, wait};
+use crate::upstream::{Distribution, install_kilo};
 
 /// What `scripts/helm` ends with where Helm cannot be had.
 const SKIPPED: i32 = 77;
@@ -247,8 +248,14 @@ fn what_kubectl_applied_is_taken_over(releases: &Releases) -> Result<()> {
     releases.run(&["uninstall", "kilo", "--namespace", "kube-system"])?;
     ensure!(releases.agent_arguments()?.is_none(), "the DaemonSet is left");
 
-    install_kilos(releases.lab)?;
+    install_kilo(releases.lab, Distribution::Kubeadm)?;
     ensure!(releases.agent_arguments()? != before, "Kilo's agents have other arguments");
+    // Helm changes what its own objects have, and leaves the rest of what it takes over.
+    let refused = releases.refusal(&[&install[..], &["--take-ownership"]].concat())?;
+    ensure!(refused.contains("`privileged` to true"), "{refused}");
+    releases.run(&["uninstall", "kilo", "--namespace", "kube-system"])?;
+    install_kilo(releases.lab, Distribution::Kubeadm)?;
+    releases.kubectl(&["apply", "-f", &manifest])?;
     releases.run(&[&install[..], &["--take-ownership"]].concat())?;
     ensure!(releases.agent_arguments()? == before, "Kilo's agents became ours");
     let rights = releases.kubectl(&["get", "clusterrole", "kilo", "-o", "jsonpath={.rules}"])?;

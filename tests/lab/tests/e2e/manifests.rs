@@ -16,6 +16,7 @@ use topology::compatibility::{MODES, Mode};
 
 use crate::chart::{manifests, objects, render, repository};
 use crate::support::{DEADLINE, bring_up, chosen_api, in_lab, join, skipped, three_locations, wait, wait_route};
+use crate::upstream::{Distribution, install_kilo, install_webhook};
 
 /// All objects of all files, with the file's name.
 fn all() -> Result<Vec<(String, Value)>> {
@@ -100,6 +101,10 @@ fn no_container_has_more_rights_than_it_needs() -> Result<()> {
         RIGHTS.iter().flat_map(|word| word.split(['=', ','])).filter_map(|word| word.strip_prefix('+')).collect();
     for (name, object) in all()? {
         let pod = &object["spec"]["template"]["spec"];
+        // Without SELinux it says nothing; with it, it is needed for what is mounted from the host, and for nothing else.
+        let wanted = if object["kind"] == "DaemonSet" { json!({ "type": "spc_t" }) } else { Value::Null };
+        let given = &pod["securityContext"]["seLinuxOptions"];
+        ensure!(*given == wanted, "{name}: {given}, expected {wanted}");
         for list in ["initContainers", "containers"] {
             for container in pod[list].as_array().into_iter().flatten() {
                 let context = &container["securityContext"];
@@ -135,7 +140,6 @@ pub fn kubectl(lab: &Lab, arguments: &[&str]) -> Result<String> {
     lab.exec("control", &[&["kubectl", &kubeconfig], arguments].concat())
 }
 
-/// The API server here refuses privileged containers, as it does unless it is told otherwise.
 #[test]
 fn the_api_server_takes_every_manifest_and_kilos_is_upgraded() -> Result<()> {
     let Some(()) = real_only()? else { return Ok(()) };
@@ -143,30 +147,62 @@ fn the_api_server_takes_every_manifest_and_kilos_is_upgraded() -> Result<()> {
         "manifests",
         |spec: Spec| spec,
         |lab| {
-            install_kilos(lab)?;
+            for (distribution, name) in
+                [(Distribution::Kubeadm, "kilo-kubeadm.yaml"), (Distribution::K3s, "kilo-k3s.yaml")]
+            {
+                install_kilo(lab, distribution)?;
+                becomes(lab, name, "DaemonSet")?;
+                kubectl(lab, &["delete", "daemonset", "-n", "kube-system", "kilo"])?;
+            }
+            upstreams_webhook_is_upgraded(lab)?;
             define_cert_managers(lab)?;
             for name in manifests()? {
-                let path = repository(&format!("manifests/{name}"));
                 // Too new for this API server.
-                if fs::read_to_string(&path)?.contains("ValidatingAdmissionPolicy") {
-                    continue;
+                if !fs::read_to_string(repository(&format!("manifests/{name}")))?.contains("ValidatingAdmissionPolicy")
+                {
+                    apply(lab, &name)?;
                 }
-                let path = path.display().to_string();
-                kubectl(lab, &["apply", "-f", &path]).with_context(|| name.clone())?;
             }
-            cert_managers_objects_are_kept(lab)?;
-            kubectl(lab, &["apply", "-f", &repository("manifests/kilo-kubeadm.yaml").display().to_string()])?;
-            let kept = ["get", "daemonset", "-n", "kube-system", "kilo", "-o", "json"];
-            let object: Value = serde_json::from_str(&kubectl(lab, &kept)?)?;
-            let pod = &object["spec"]["template"]["spec"];
-            let containers = pod["containers"].as_array().context("containers")?;
-            ensure!(containers.len() == 1 && containers[0]["image"] != "squat/kilo:0.7.0", "{pod}");
-            let volumes: Vec<_> =
-                pod["volumes"].as_array().into_iter().flatten().map(|volume| &volume["name"]).collect();
-            ensure!(!volumes.contains(&&json!("lib-modules")), "{volumes:?}");
-            Ok(())
+            cert_managers_objects_are_kept(lab)
         },
     )
+}
+
+fn apply(lab: &Lab, name: &str) -> Result<()> {
+    let path = repository(&format!("manifests/{name}")).display().to_string();
+    kubectl(lab, &["apply", "-f", &path]).map(drop).with_context(|| name.to_owned())
+}
+
+/// Applied over what is there, the manifest's object of this kind is as where nothing was: nothing of the old one is left.
+fn becomes(lab: &Lab, name: &str, kind: &str) -> Result<()> {
+    apply(lab, name)?;
+    let all = objects(&fs::read_to_string(repository(&format!("manifests/{name}")))?)?;
+    let mut own =
+        all.into_iter().find(|object| object["kind"] == kind).with_context(|| format!("{name}: no {kind}"))?;
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (resource, namespace) = (word(&own["metadata"]["name"]), word(&own["metadata"]["namespace"]));
+    let kept: Value = serde_json::from_str(&kubectl(lab, &["get", "-n", &namespace, kind, &resource, "-o", "json"])?)?;
+
+    own["metadata"]["name"] = json!("elsewhere");
+    let path = lab.directory().join("elsewhere.json");
+    fs::write(&path, own.to_string())?;
+    let created = kubectl(lab, &["create", "--dry-run=server", "-o", "json", "-f", &path.display().to_string()])?;
+    let created: Value = serde_json::from_str(&created)?;
+    ensure!(kept["spec"] == created["spec"], "{name}: {:#}\nis not\n{:#}", kept["spec"], created["spec"]);
+    Ok(())
+}
+
+/// What upstream's job has put into the configuration stays, so that the webhook is trusted all the time.
+fn upstreams_webhook_is_upgraded(lab: &Lab) -> Result<()> {
+    install_webhook(lab)?;
+    let resource = ["validatingwebhookconfiguration", "peers.kilo.squat.ai"];
+    let patch = r#"[{"op":"add","path":"/webhooks/0/clientConfig/caBundle","value":"Cg=="}]"#;
+    kubectl(lab, &[&["patch", "--type=json", "-p", patch], &resource[..]].concat())?;
+    becomes(lab, "peer-validation.yaml", "Deployment")?;
+    let bundle =
+        kubectl(lab, &[&["get", "-o", "jsonpath={.webhooks[*].clientConfig.caBundle}"], &resource[..]].concat())?;
+    ensure!(bundle == "Cg==", "{bundle:?}");
+    Ok(())
 }
 
 /// cert-manager's two kinds, with those of its fields (<https://cert-manager.io/docs/reference/api-docs/>) that a
@@ -178,6 +214,10 @@ fn define_cert_managers(lab: &Lab) -> Result<()> {
         "required": ["issuerRef", "secretName"],
         "properties": {
             "secretName": text,
+            "isCA": { "type": "boolean" },
+            "commonName": text,
+            "duration": text,
+            "privateKey": { "type": "object", "properties": { "algorithm": text, "rotationPolicy": text } },
             "dnsNames": { "type": "array", "items": text },
             "issuerRef": {
                 "type": "object",
@@ -186,7 +226,8 @@ fn define_cert_managers(lab: &Lab) -> Result<()> {
             },
         },
     });
-    let issuer = json!({ "type": "object", "properties": { "selfSigned": { "type": "object" } } });
+    let authority = json!({ "type": "object", "required": ["secretName"], "properties": { "secretName": text } });
+    let issuer = json!({ "type": "object", "properties": { "selfSigned": { "type": "object" }, "ca": authority } });
     for (kind, spec) in [("Certificate", certificate), ("Issuer", issuer)] {
         let singular = kind.to_lowercase();
         let schema = json!({ "type": "object", "required": ["spec"], "properties": { "spec": spec } });
@@ -223,82 +264,42 @@ fn cert_managers_objects_are_kept(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// cert-manager follows these names: the webhook's annotation leads to the Certificate, and that to its Issuer, to the Secret
-/// that the server mounts, and to the name by which the API server calls it.
+/// cert-manager follows these names: the webhook's annotation leads to the Certificate, and that to the Secret that the server
+/// mounts, to the name by which the API server calls it, and to its Issuer; this to the Secret of an authority, which has a
+/// Certificate and an Issuer of its own.
 #[test]
 fn the_certificate_is_that_of_the_webhook() -> Result<()> {
     for namespace in ["kilo", "elsewhere"] {
         let values = json!({ "agent": { "enabled": false }, "webhook": { "enabled": true, "certManager": true } });
         let all = objects(&render(namespace, &values)?)?;
         let one = |kind: &str| all.iter().find(|object| object["kind"] == kind).with_context(|| format!("no {kind}"));
-        let (webhook, certificate, issuer) =
-            (one("ValidatingWebhookConfiguration")?, one("Certificate")?, one("Issuer")?);
+        let named = |kind: &str, name: &Value| {
+            let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == *name;
+            let object = all.iter().find(is_it).with_context(|| format!("no {kind} {name}"))?;
+            ensure!(object["metadata"]["namespace"] == namespace, "{object}");
+            Ok(object)
+        };
+        let webhook = one("ValidatingWebhookConfiguration")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let called = format!("{namespace}/{}", text(&certificate["metadata"]["name"]));
-        let injected = &webhook["metadata"]["annotations"]["cert-manager.io/inject-ca-from"];
-        ensure!(*injected == called, "{injected}, but the Certificate is {called}");
-        ensure!(certificate["metadata"]["namespace"] == namespace && issuer["metadata"]["namespace"] == namespace);
+        let injected = text(&webhook["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]);
+        let name = injected.strip_prefix(&format!("{namespace}/")).context("the Certificate's namespace")?;
+        let certificate = named("Certificate", &json!(name))?;
+        let issuer = named("Issuer", &certificate["spec"]["issuerRef"]["name"])?;
+        let is_authority = |object: &&Value| object["kind"] == "Certificate" && object["spec"]["isCA"] == true;
+        let authority = all.iter().find(is_authority).context("no authority")?;
+        ensure!(issuer["spec"]["ca"]["secretName"] == authority["spec"]["secretName"], "{issuer}: {authority}");
+        ensure!(authority["spec"]["secretName"] != certificate["spec"]["secretName"], "two certificates in one Secret");
+        let root = named("Issuer", &authority["spec"]["issuerRef"]["name"])?;
+        ensure!(root["spec"] == json!({ "selfSigned": {} }), "{root}");
 
         let service = &webhook["webhooks"][0]["clientConfig"]["service"];
         let host = format!("{}.{}.svc", text(&service["name"]), text(&service["namespace"]));
         let certificate = &certificate["spec"];
         ensure!(strings(&certificate["dnsNames"]) == [host], "{certificate}");
-        ensure!(certificate["issuerRef"]["name"] == issuer["metadata"]["name"], "{certificate}");
         let volumes = &one("Deployment")?["spec"]["template"]["spec"]["volumes"];
         ensure!(certificate["secretName"] == volumes[0]["secret"]["secretName"], "{certificate}: {volumes}");
     }
     Ok(())
-}
-
-/// An installation of Kilo: all objects by their names, with what cannot be changed (the DaemonSet's selector, the role that
-/// is bound) as it is there, and with what has to go.
-pub fn install_kilos(lab: &Lab) -> Result<()> {
-    wait(lab, "the namespace is there", || kubectl(lab, &["get", "namespace", "kube-system"]).map(|_| true))?;
-    let labels = json!({ "app.kubernetes.io/name": "kilo", "app.kubernetes.io/part-of": "kilo" });
-    let host_path = json!({ "name": "lib-modules", "hostPath": { "path": "/lib/modules" } });
-    let container = json!({
-        "name": "kilo",
-        "image": "squat/kilo:0.7.0",
-        "args": ["--kubeconfig=/etc/kubernetes/kubeconfig", "--hostname=$(NODE_NAME)"],
-        "volumeMounts": [{ "name": "lib-modules", "mountPath": "/lib/modules", "readOnly": true }],
-    });
-    let agents = json!({
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": { "name": "kilo", "namespace": "kube-system", "labels": labels },
-        "spec": {
-            "selector": { "matchLabels": labels },
-            "template": {
-                "metadata": { "labels": labels },
-                "spec": { "hostNetwork": true, "containers": [container], "volumes": [host_path] },
-            },
-        },
-    });
-    let named = json!({ "name": "kilo", "namespace": "kube-system" });
-    let rbac = "rbac.authorization.k8s.io";
-    let role = json!({ "apiGroup": rbac, "kind": "ClusterRole", "name": "kilo" });
-    let account = json!({ "kind": "ServiceAccount", "name": "kilo", "namespace": "kube-system" });
-    let rule = json!({ "apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "patch", "watch"] });
-    let list = json!({
-        "apiVersion": "v1",
-        "kind": "List",
-        "items": [
-            { "apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "data": { "cni-conf.json": "{}" } },
-            { "apiVersion": "v1", "kind": "ServiceAccount", "metadata": named },
-            { "apiVersion": format!("{rbac}/v1"), "kind": "ClusterRole", "metadata": { "name": "kilo" }, "rules": [rule] },
-            {
-                "apiVersion": format!("{rbac}/v1"),
-                "kind": "ClusterRoleBinding",
-                "metadata": { "name": "kilo" },
-                "roleRef": role,
-                "subjects": [account],
-            },
-            agents,
-        ],
-    });
-    let path = lab.directory().join("kilos.json");
-    fs::write(&path, list.to_string())?;
-    kubectl(lab, &["apply", "-f", &path.display().to_string()]).map(drop)
 }
 
 /// Rights in a manifest, as `verb resource.group`.
@@ -329,14 +330,22 @@ fn the_service_account_has_exactly_the_rights_that_agents_use() -> Result<()> {
         join(lab, NodeSpec::new("rome-2", "rome"), "rome-2")?;
         lab.wait_mesh(DEADLINE)?;
         lab.stop_agent("rome-2")?;
+        every_right_is_used(lab, "kilo-generic.yaml")
+    })
+}
 
-        let granted = granted(&fs::read_to_string(repository("manifests/kilo-generic.yaml"))?)?;
-        // A watch is noted when it has ended, a moment after its agent has.
-        wait(lab, "every right is used", || {
-            let used = used_rights(lab)?;
-            ensure!(used == granted, "used: {used:?}\ngranted: {granted:?}");
-            Ok(true)
-        })
+/// The agents of this lab have asked for all that the manifest grants, and for nothing else; nothing was refused. Only a
+/// real API server can tell.
+pub fn every_right_is_used(lab: &Lab, manifest: &str) -> Result<()> {
+    if chosen_api()? != Api::Real {
+        return Ok(());
+    }
+    let granted = granted(&fs::read_to_string(repository(&format!("manifests/{manifest}")))?)?;
+    // A watch is noted when it has ended, a moment after its agent has.
+    wait(lab, "every right is used", || {
+        let used = used_rights(lab)?;
+        ensure!(used == granted, "used: {used:?}\ngranted: {granted:?}");
+        Ok(true)
     })
 }
 
