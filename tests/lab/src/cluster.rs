@@ -19,11 +19,14 @@ use crate::underlay::{Access, Addresses, Realm};
 pub const REGION: &str = "topology.kubernetes.io/region";
 const CRDS: &str = include_str!("../../../manifests/crds.yaml");
 /// The service account's rights are the same for all distributions, and differ by network provider.
-const MANIFESTS: [&str; 3] = [
-    include_str!("../../../manifests/kilo-generic.yaml"),
-    include_str!("../../../manifests/kilo-generic-cilium.yaml"),
-    include_str!("../../../manifests/kilo-generic-calico.yaml"),
-];
+fn manifest(provider: Option<&str>) -> &'static str {
+    match provider {
+        Some("cilium") => include_str!("../../../manifests/kilo-generic-cilium.yaml"),
+        Some("calico") => include_str!("../../../manifests/kilo-generic-calico.yaml"),
+        _ => include_str!("../../../manifests/kilo-generic.yaml"),
+    }
+}
+
 /// How long a Peer definition may take to be served.
 pub(crate) const DEFINITION_LIMIT: Duration = Duration::from_secs(30);
 
@@ -84,20 +87,16 @@ impl Lab {
         })
     }
 
-    /// Gives the agents the rights that the manifests give them, and no others. A lab's nodes may have any of the
-    /// providers.
-    pub(crate) fn grant_agents(&self) -> Result<()> {
-        for (number, manifest) in MANIFESTS.into_iter().enumerate() {
-            let objects: Vec<DynamicObject> = serde_saphyr::from_multiple(manifest).context("parse the manifest")?;
-            for object in objects {
-                self.grant(object, &format!("kilo-{number}"))?;
-            }
-        }
-        Ok(())
+    /// Gives the agents the rights that the manifest for this provider gives them, and no others.
+    pub(crate) fn grant_agents(&self, provider: Option<&str>) -> Result<()> {
+        let objects: Vec<DynamicObject> =
+            serde_saphyr::from_multiple(manifest(provider)).context("parse the manifest")?;
+        objects.into_iter().try_for_each(|object| self.grant(object))
     }
 
-    /// Creates the role or binding `object` under another name; anything else is passed over.
-    fn grant(&self, mut object: DynamicObject, name: &str) -> Result<()> {
+    /// Creates the role or binding `object` under a name that no manifest has; anything else is passed over.
+    fn grant(&self, mut object: DynamicObject) -> Result<()> {
+        const NAME: &str = "agents-of-the-lab";
         let kind = object.types.as_ref().map_or("", |types| types.kind.as_str());
         let plural = match kind {
             "ClusterRole" => "clusterroles",
@@ -106,9 +105,9 @@ impl Lab {
         };
         let kind = GroupVersionKind::gvk("rbac.authorization.k8s.io", "v1", kind);
         let api = Api::<DynamicObject>::all_with(self.client(), &ApiResource::from_gvk_with_plural(&kind, plural));
-        object.metadata.name = Some(name.to_owned());
+        object.metadata.name = Some(NAME.to_owned());
         if let Some(role) = object.data.get_mut("roleRef") {
-            role["name"] = json!(name);
+            role["name"] = json!(NAME);
         }
         self.block_on(api.create(&PostParams::default(), &object)).with_context(|| format!("create {plural}"))?;
         Ok(())

@@ -130,7 +130,7 @@ impl Lab {
         let lab = Lab { inventory: Mutex::default(), api, client, runtime, control, internet, realm, state };
         lab.create_peer_definition()?;
         if spec.api == crate::Api::Real {
-            lab.grant_agents()?;
+            lab.grant_agents(spec.provider.as_deref())?;
         }
         for (name, access) in &spec.locations {
             lab.add_location(name, *access)?;

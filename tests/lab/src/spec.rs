@@ -57,12 +57,20 @@ pub struct Spec {
     pub(crate) locations: Vec<(String, Access)>,
     pub(crate) nodes: Vec<NodeSpec>,
     pub(crate) hosts: Vec<(String, String)>,
+    pub(crate) provider: Option<String>,
 }
 
 impl Spec {
     /// A lab with exactly this name (lower-case letters, digits, dashes); there can be one at a time.
     pub fn named(name: &str) -> Spec {
-        Spec { name: name.to_owned(), api: Api::default(), locations: Vec::new(), nodes: Vec::new(), hosts: Vec::new() }
+        Spec {
+            name: name.to_owned(),
+            api: Api::default(),
+            locations: Vec::new(),
+            nodes: Vec::new(),
+            hosts: Vec::new(),
+            provider: None,
+        }
     }
 
     /// A lab whose name begins with `label` and that no other lab on this machine has.
@@ -75,6 +83,12 @@ impl Spec {
     /// Chooses the API server.
     pub fn api(mut self, api: Api) -> Spec {
         self.api = api;
+        self
+    }
+
+    /// Agents have the rights of the manifests for clusters with this network provider, as `--compatibility` calls it.
+    pub fn rights_beside(mut self, provider: &str) -> Spec {
+        self.provider = Some(provider.to_owned());
         self
     }
 

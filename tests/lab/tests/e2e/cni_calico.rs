@@ -4,11 +4,13 @@
 use anyhow::{Result, ensure};
 use lab::{Access, CalicoNetwork, Lab, Spec};
 
+use crate::manifests::every_right_is_used;
 use crate::support::{DEADLINE, PACE, annotation, in_lab, skipped, start_agents, wait, wait_leaders};
 
 const CALICO: [&str; 4] = ["--cni=false", "--local=false", "--compatibility=calico", "--encapsulate=always"];
 
 fn two_locations(spec: Spec) -> Spec {
+    let spec = spec.rights_beside("calico");
     spec.location("paris", Access::Elastic).location("rome", Access::Elastic).nodes("paris", 2).nodes("rome", 1)
 }
 
@@ -47,7 +49,9 @@ fn on_top_of_calico() -> Result<()> {
         wait_leaders(lab, &["paris-1", "paris-2", "rome-1"])?;
         lab.rules(DEADLINE).all()?;
         lab.set_calico_network(CalicoNetwork::Bgp)?;
-        lab.rules(DEADLINE).all()
+        lab.rules(DEADLINE).all()?;
+        lab.stop_agents()?;
+        every_right_is_used(lab, "kilo-generic-calico.yaml")
     })
 }
 

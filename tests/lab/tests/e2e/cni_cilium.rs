@@ -5,6 +5,7 @@
 use anyhow::{Result, ensure};
 use lab::{Access, Lab, ProxyMode, Spec};
 
+use crate::manifests::every_right_is_used;
 use crate::support::{DEADLINE, annotation, in_lab, skipped, start_shipped_agents, wait, wait_leaders};
 
 /// In place of the manifest's: the nodes of a lab's location are in one subnet, and their agents undo what they made.
@@ -16,6 +17,7 @@ const BETWEEN_PODS: usize = 1370;
 const OVER_IPIP: usize = 1350;
 
 fn two_locations(spec: Spec) -> Spec {
+    let spec = spec.rights_beside("cilium");
     spec.location("paris", Access::Elastic).location("rome", Access::Elastic).nodes("paris", 2).nodes("rome", 2)
 }
 
@@ -54,7 +56,9 @@ fn on_top_of_cilium() -> Result<()> {
         start(lab, "vxlan", &["--mesh-granularity=full"])?;
         wait(lab, "everybody leads", || Ok(lab.leaders()?.len() == 4))?;
         holds(lab)?;
-        lab.rules(DEADLINE).full_size(BETWEEN_PODS)
+        lab.rules(DEADLINE).full_size(BETWEEN_PODS)?;
+        lab.stop_agents()?;
+        every_right_is_used(lab, "kilo-generic-cilium.yaml")
     })
 }
 
