@@ -112,11 +112,12 @@ impl LastPlan {
 }
 
 impl Host<'_> {
-    /// Whether the tunnel can begin where it began. One that is borrowed comes with its owner.
+    /// Whether the tunnel can begin where it began. A network provider's comes with its owner.
     fn has_place_for_tunnel(&self, tunnel: &Tunnel) -> bool {
         let others = self.addresses.iter().filter(|(name, _)| **name != tunnel.interface);
         let has_address = others.flat_map(|(_, addresses)| addresses).any(|address| address.addr() == tunnel.local);
-        has_address && (!tunnel.borrowed || self.addresses.contains_key(&tunnel.interface))
+        let is_anybodys = tunnel.interface == tunnel.kind.interface();
+        has_address && (is_anybodys || self.addresses.contains_key(&tunnel.interface))
     }
 
     /// Whether `route` is possible beside the tunnel of this name, and takes nothing away that the host reaches by
@@ -261,10 +262,10 @@ mod tests {
         assert!(!has_tunnel(&last(), &[("kilo-vxlan", "10.1.0.1/32")]), "its own address is no place to begin");
         assert!(resumed(last(), true, &[]).tunnel.is_some(), "nothing has gone meanwhile");
         let mut borrowed = last();
-        let borrowed_tunnel = Tunnel { borrowed: true, ..tunnel() };
+        let borrowed_tunnel = Tunnel { borrowed: true, interface: "cilium_tunl".into(), ..tunnel() };
         Arc::make_mut(&mut borrowed.plan).tunnel = Some(borrowed_tunnel);
         assert!(!has_tunnel(&borrowed, &[eth0]), "its owner has not made it yet");
-        assert!(has_tunnel(&borrowed, &[eth0, ("kilo-vxlan", "10.42.1.1/32")]));
+        assert!(has_tunnel(&borrowed, &[eth0, ("cilium_tunl", "10.42.1.1/32")]));
     }
 
     #[test]

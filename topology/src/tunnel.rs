@@ -149,7 +149,7 @@ pub struct Tunnel {
     pub kind: TunnelKind,
     /// Its name.
     pub interface: InterfaceName,
-    /// Whether it is a network provider's: it gets our addresses and is up, and else stays as it is.
+    /// Whether a network provider may use it, too: it gets our addresses and is up, and what others have there stays.
     pub borrowed: bool,
     /// The node's own outer address.
     pub local: IpAddr,

@@ -59,7 +59,7 @@ pub async fn list(netlink: &Netlink, link: Option<u32>) -> Result<Vec<Assigned>,
 }
 
 /// The addresses of `link` that are anybody's business: the kernel makes link-local ones itself.
-async fn present(netlink: &Netlink, link: &Link) -> Result<BTreeSet<IpNet>, Error> {
+pub(super) async fn present(netlink: &Netlink, link: &Link) -> Result<BTreeSet<IpNet>, Error> {
     let assigned = list(netlink, Some(link.index)).await?;
     let is_link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
     Ok(assigned.into_iter().map(|assigned| assigned.address).filter(|net| !is_link_local(net)).collect())

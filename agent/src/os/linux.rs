@@ -93,7 +93,7 @@ impl Linux {
         }
         match wanted {
             None => Vec::from_iter(self.ownership.own_tunnel(None).err()),
-            Some((tunnel, _)) if tunnel.borrowed => self.borrow_tunnel(tunnel).await,
+            Some((tunnel, mtu)) if tunnel.borrowed => self.borrow_tunnel(tunnel, mtu).await,
             Some((tunnel, mtu)) => {
                 // Remembered before it exists: whoever comes after a crash must know it as ours.
                 let own = OwnTunnel { interface: tunnel.interface.clone(), lent: None };
@@ -104,17 +104,17 @@ impl Linux {
         }
     }
 
-    async fn borrow_tunnel(&mut self, tunnel: &Tunnel) -> Vec<Error> {
+    async fn borrow_tunnel(&mut self, tunnel: &Tunnel, mtu: u32) -> Vec<Error> {
         let own = |lent| Some(OwnTunnel { interface: tunnel.interface.clone(), lent: Some(lent) });
         let old = self.ownership.tunnel().filter(|old| old.interface == tunnel.interface);
         let former = old.and_then(|old| old.lent.clone());
         if former.is_none() {
-            tracing::info!(interface = %tunnel.interface, "the tunnel is a network provider's: it is used as it is");
+            tracing::info!(interface = %tunnel.interface, "a network provider may use the tunnel, too: what it has there stays");
         }
         let former = former.unwrap_or_default();
         // Remembered before they are there, and until they are surely gone.
         let mut errors = Vec::from_iter(self.ownership.own_tunnel(own(&former | &tunnel.addresses)).err());
-        let failures = tunnel::borrow(&self.netlink, tunnel, &former).await;
+        let failures = tunnel::borrow(&self.netlink, tunnel, &former, mtu).await;
         if failures.is_empty() {
             errors.extend(self.ownership.own_tunnel(own(tunnel.addresses.clone())).err());
         }

@@ -33,26 +33,45 @@ pub async fn set(netlink: &Netlink, wanted: &Tunnel, mtu: u32) -> Vec<Error> {
     errors
 }
 
-/// Puts our addresses on the interface that a network provider lends for `wanted`, in place of `former`, and sees
-/// that it is up; returns what failed. Its name, MTU and other addresses stay as they are.
-pub async fn borrow(netlink: &Netlink, wanted: &Tunnel, former: &BTreeSet<IpNet>) -> Vec<Error> {
-    let link = match links::expect(netlink, &wanted.interface).await.and_then(|link| of_kind(link, wanted.kind)) {
+/// Puts our addresses on the interface that a network provider may use, too, in place of `former`, and sees that it is
+/// up; returns what failed. The addresses of others stay, and where there are any, or the name is a provider's, so does
+/// the MTU. The kernel's own is made where nobody has made it yet.
+pub async fn borrow(netlink: &Netlink, wanted: &Tunnel, former: &BTreeSet<IpNet>, mtu: u32) -> Vec<Error> {
+    let link = match ensure(netlink, wanted).await {
         Ok(link) => link,
         Err(error) => return vec![error],
     };
     let mut errors = addresses::exchange(netlink, &link, former, &wanted.addresses).await;
+    match is_in_use(netlink, &link, &wanted.addresses).await {
+        Ok(true) => {}
+        Ok(false) => errors.extend(links::set_mtu(netlink, &link, mtu).await.err()),
+        Err(error) => errors.push(error),
+    }
     errors.extend(links::set_up(netlink, &link, true).await.err());
     errors
 }
 
-/// Takes our addresses back from an interface that was lent; returns what failed. It stays up: who lent it may
-/// have come to use it.
+/// Takes our addresses back from an interface that was lent; returns what failed. It stays up where somebody uses it,
+/// and where the name is a provider's, which may have come to use it.
 pub async fn give_back(netlink: &Netlink, name: &InterfaceName, lent: &BTreeSet<IpNet>) -> Vec<Error> {
-    match links::find(netlink, name).await {
-        Ok(Some(link)) => addresses::exchange(netlink, &link, lent, &BTreeSet::new()).await,
-        Ok(None) => Vec::new(),
-        Err(error) => vec![error],
+    let link = match links::find(netlink, name).await {
+        Ok(Some(link)) => link,
+        Ok(None) => return Vec::new(),
+        Err(error) => return vec![error],
+    };
+    let mut errors = addresses::exchange(netlink, &link, lent, &BTreeSet::new()).await;
+    match is_in_use(netlink, &link, &BTreeSet::new()).await {
+        Ok(true) => {}
+        Ok(false) => errors.extend(links::set_up(netlink, &link, false).await.err()),
+        Err(error) => errors.push(error),
     }
+    errors
+}
+
+/// Whether somebody uses `link` beside us: by its name it is a provider's, or it has more addresses than `ours`.
+async fn is_in_use(netlink: &Netlink, link: &Link, ours: &BTreeSet<IpNet>) -> Result<bool, Error> {
+    let is_providers = link.name != TunnelKind::Ipip.interface();
+    Ok(is_providers || !addresses::present(netlink, link).await?.is_subset(ours))
 }
 
 /// Removes the interface that an agent made; returns what failed. The kernel's own `tunl0` stays, as it

@@ -171,6 +171,41 @@ fn tunl0_gets_its_address_and_loses_it() {
     });
 }
 
+/// Another network provider's addresses on `tunl0` stay as they are, and so does its MTU; without one it is as if ours.
+#[test]
+fn tunl0_is_shared_where_it_is_not_ours_alone() {
+    inside(|netlink| async move {
+        if !has(&netlink, TunnelKind::Ipip).await {
+            return;
+        }
+        wire();
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Linux::open(settings(directory.path())).unwrap();
+        let wanted = Tunnel {
+            kind: TunnelKind::Ipip,
+            interface: TunnelKind::Ipip.interface(),
+            borrowed: true,
+            addresses: set(&["10.1.0.2/32"], |text| text.parse().unwrap()),
+            ..vxlan("10.1.0.2", &[])
+        };
+        no_errors(open().set_tunnel(Some((&wanted, 1430))).await);
+        let link = ip("-o addr show up dev tunl0") + &ip("-o link show dev tunl0");
+        assert!(link.contains("10.1.0.2/32") && link.contains("mtu 1430"), "{link}");
+        no_errors(open().set_tunnel(None).await);
+        assert!(!ip("-o addr").contains("tunl0") && !ip("-o link show up").contains("tunl0"));
+
+        ip("addr add 10.44.1.0/32 dev tunl0");
+        ip("link set tunl0 up mtu 1440");
+        no_errors(open().set_tunnel(Some((&wanted, 1430))).await);
+        no_errors(open().set_tunnel(Some((&wanted, 1430))).await);
+        let link = ip("-o addr show up dev tunl0") + &ip("-o link show dev tunl0");
+        assert!(link.contains("10.1.0.2/32") && link.contains("10.44.1.0/32") && link.contains("mtu 1440"), "{link}");
+        no_errors(open().set_tunnel(None).await);
+        let link = ip("-o addr show up dev tunl0");
+        assert!(link.contains("10.44.1.0/32") && !link.contains("10.1.0.2"), "{link}");
+    });
+}
+
 #[test]
 fn a_borrowed_tunnel_is_used_and_given_back_as_it_was() {
     inside(|netlink| async move {

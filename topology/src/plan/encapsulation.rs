@@ -124,8 +124,14 @@ impl View<'_> {
                 forwarding.insert(Forwarding { mac, dst });
             }
         }
-        let (interface, borrowed) = (means.interface(), means.borrowed().is_some());
+        let (interface, borrowed) = (means.interface(), means.borrowed().is_some() || self.shares(means));
         Some(Tunnel { kind, interface, borrowed, local, mac, addresses, neighbours, forwarding })
+    }
+
+    /// Whether others may use the tunnel, too: a host has one interface for IPIP from anybody, and the provider that
+    /// joins the nodes in our place (`--local=false`) may have its own addresses there.
+    fn shares(&self, means: &Means<'_>) -> bool {
+        means.kind == TunnelKind::Ipip && !self.local.local_routes
     }
 
     /// The own addresses on the tunnel: the first of each pod CIDR. Where somebody else hands out pods' addresses
@@ -141,9 +147,10 @@ impl View<'_> {
         }
     }
 
-    /// Who may send encapsulated packets to this node: the nodes of its location.
+    /// Who may send encapsulated packets to this node: the nodes of its location. As with upstream, IPIP is not ours
+    /// alone where another network provider joins the nodes: its own, or its load balancers', is not to be dropped.
     pub(super) fn guard(&self) -> Option<Guard> {
-        let means = self.means.as_ref()?;
+        let means = self.means.as_ref().filter(|means| !self.shares(means))?;
         let overlay = self.tunnel_ends(means).map(|(_, ip)| ip);
         let internal = self.neighbours().filter_map(|member| means.internal_ip(member));
         let own = means.internal_ip(self.member);
