@@ -75,22 +75,29 @@ fn an_agents_end_interrupts_nothing_and_a_node_moves_to_userspace_and_back() -> 
             ))
         };
         let before = identity()?;
-        for (number, (flag, kind)) in (3..).zip([("--wireguard=userspace", "tun"), (KERNEL, "wireguard")]) {
+        let (userspace, auto) = ("--wireguard=userspace", "--wireguard=auto");
+        for (number, (flag, chosen, reason, kind)) in (3..).zip([
+            (userspace, "userspace", userspace, "tun"),
+            (auto, "kernel", "the kernel has WireGuard", "wireguard"),
+            (KERNEL, "kernel", KERNEL, "wireguard"),
+        ]) {
             lab.kill_agent("paris-1")?;
             lab.start_agent("paris-1", &[&PACE[..], &[flag, PATIENT]].concat())?;
             wait_applied(lab, "paris-1", number)?;
             lab.wait_mesh(DEADLINE)?;
             ensure!(interface(lab, "paris-1")?.1 == kind, "{flag}: {:?}", interface(lab, "paris-1")?);
             ensure!(identity()? == before, "{flag}: {:?} became {:?}", before, identity()?);
-            let chosen = format!(r#""wireguard":"{}","reason":"{flag}""#, flag.trim_start_matches("--wireguard="));
-            ensure!(lab.agent_log("paris-1")?.contains(&chosen), "the log does not say {chosen}");
+            let said = format!(r#""wireguard":"{chosen}","reason":"{reason}""#);
+            let log = lab.agent_log("paris-1")?;
+            let last = log.lines().rfind(|line| line.contains("WireGuard chosen"));
+            ensure!(last.is_some_and(|line| line.contains(&said)), "{flag}: {last:?} does not say {said}");
         }
 
         // Only --clean-up-interface removes what can outlive the agent.
         ensure!(lab.stop_agent("paris-1")?.success());
         ensure!(interface(lab, "paris-1")?.1 == "wireguard");
         lab.start_agent("paris-1", &[&PACE[..], &[KERNEL, "--clean-up-interface"]].concat())?;
-        wait_applied(lab, "paris-1", 5)?;
+        wait_applied(lab, "paris-1", 6)?;
         ensure!(lab.stop_agent("paris-1")?.success());
         ensure!(interface(lab, "paris-1").is_err(), "kilo0 is left");
         Ok(())
