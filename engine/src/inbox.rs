@@ -98,8 +98,13 @@ impl Inbox {
         lost
     }
 
+    /// Once the inbox is closed the request is dropped, and with it what its reply would be sent with.
     pub(crate) fn request(&self, request: BindRequest) {
-        self.lock().requests.push(request);
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return;
+        }
+        waiting.requests.push(request);
         self.arrived.notify_one();
     }
 
@@ -110,7 +115,10 @@ impl Inbox {
     }
 
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        // Nobody would answer them any more, and whoever made them waits.
+        waiting.requests.clear();
         self.arrived.notify_one();
     }
 
@@ -209,6 +217,21 @@ mod tests {
         inbox.push(many(1));
         inbox.close();
         assert!(inbox.wait(Instant::now() + Duration::from_secs(60)).is_none());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_port_of_what_is_closed() {
+        let inbox = Inbox::default();
+        let ask = || {
+            let (reply, answer) = std::sync::mpsc::sync_channel(1);
+            inbox.request(BindRequest { port: 0, reply });
+            answer
+        };
+        let before = ask();
+        inbox.close();
+        for answer in [before, ask()] {
+            assert_eq!(answer.try_recv().unwrap_err(), std::sync::mpsc::TryRecvError::Disconnected);
+        }
     }
 
     #[test]
