@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::secret::SecretBytes;
 use crate::shared::Shared;
 use crate::sys::poll::wait_readable;
 use crate::sys::tun::index_of;
@@ -100,17 +101,17 @@ pub(crate) fn run(shared: &Shared, socket: &UapiSocket) {
 /// Answers one client's requests until it hangs up.
 fn serve(shared: &Shared, mut client: &UnixStream) -> io::Result<()> {
     client.set_write_timeout(Some(PATIENCE))?;
-    let mut received = Zeroizing::new(Vec::new());
+    let mut received = SecretBytes::default();
     while let Some(end) = receive_request(shared, client, &mut received)? {
         let answer = answer(shared, &received[..end]);
-        received.drain(..end);
-        client.write_all(answer.as_bytes())?;
+        received.remove_front(end);
+        client.write_all(&answer)?;
     }
     Ok(())
 }
 
 /// Reads until there is a whole request and returns its length; `None` at the end.
-fn receive_request(shared: &Shared, mut client: &UnixStream, received: &mut Vec<u8>) -> io::Result<Option<usize>> {
+fn receive_request(shared: &Shared, mut client: &UnixStream, received: &mut SecretBytes) -> io::Result<Option<usize>> {
     let deadline = Instant::now() + PATIENCE;
     let mut chunk = Zeroizing::new([0; 4096]);
     let mut searched = 0;
@@ -128,7 +129,7 @@ fn receive_request(shared: &Shared, mut client: &UnixStream, received: &mut Vec<
         if readable {
             match client.read(&mut *chunk)? {
                 0 => return Ok(None),
-                len => received.extend_from_slice(&chunk[..len]),
+                len => received.extend(&chunk[..len]),
             }
         }
         if received.len() > MAX_REQUEST {
@@ -137,7 +138,7 @@ fn receive_request(shared: &Shared, mut client: &UnixStream, received: &mut Vec<
     }
 }
 
-fn answer(shared: &Shared, request: &[u8]) -> Zeroizing<String> {
+fn answer(shared: &Shared, request: &[u8]) -> SecretBytes {
     let parsed = std::str::from_utf8(request).ok().map(|text| request::parse(text, index_of));
     let errno = match parsed {
         Some(Ok(Request::Get)) => return state(shared),
@@ -157,7 +158,7 @@ fn answer(shared: &Shared, request: &[u8]) -> Zeroizing<String> {
     response::result(errno)
 }
 
-fn state(shared: &Shared) -> Zeroizing<String> {
+fn state(shared: &Shared) -> SecretBytes {
     let device = shared.stats();
     let table = shared.table();
     let peers: Vec<_> = device

@@ -25,6 +25,9 @@ pub(crate) struct Invalid {
     reason: &'static str,
 }
 
+/// What the lines of each peer begin with.
+const PEER: &str = "public_key=";
+
 /// Reads one request, with or without the empty line that ends it. `index_of` gives the number
 /// of a named interface, for link-local endpoints.
 pub(crate) fn parse(text: &str, index_of: impl Fn(&str) -> Option<u32>) -> Result<Request, Invalid> {
@@ -35,7 +38,9 @@ pub(crate) fn parse(text: &str, index_of: impl Fn(&str) -> Option<u32>) -> Resul
             Some(_) => Err(Invalid { line: 2, reason: "a get request has no more lines" }),
         },
         Some("set=1") => {
-            let mut update = DeviceUpdate::default();
+            // They contain keys, which a list that grows would leave behind.
+            let peers = text.lines().filter(|line| line.starts_with(PEER)).count();
+            let mut update = DeviceUpdate { peers: Vec::with_capacity(peers), ..DeviceUpdate::default() };
             for (number, line) in lines {
                 let reason = |reason| Invalid { line: number + 1, reason };
                 let (key, value) = line.split_once('=').ok_or_else(|| reason("no '='"))?;
@@ -203,6 +208,12 @@ mod tests {
         );
         assert!(second.remove);
         assert_eq!(second.endpoint, None);
+    }
+
+    #[test]
+    fn a_list_of_peers_has_room_for_all_from_the_start() {
+        let update = parse_set(&[format!("public_key={KEY}\npreshared_key={KEY}").as_str(); 9].join("\n")).unwrap();
+        assert_eq!((update.peers.len(), update.peers.capacity()), (9, 9));
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use zeroize::Zeroizing;
-
+use crate::secret::SecretBytes;
 use crate::{DeviceStats, PeerStats, Secret};
 
 /// One peer's state and the secret that statistics leave out.
@@ -13,9 +12,9 @@ pub(crate) struct PeerState {
     pub(crate) preshared_key: Option<Secret>,
 }
 
-/// The answer to a get request. Zeroed when dropped, since it contains keys.
-pub(crate) fn state(private_key: Option<&Secret>, device: &DeviceStats, peers: &[PeerState]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::new());
+/// The answer to a get request.
+pub(crate) fn state(private_key: Option<&Secret>, device: &DeviceStats, peers: &[PeerState]) -> SecretBytes {
+    let mut text = SecretBytes::default();
     if let Some(key) = private_key {
         line_with_key(&mut text, "private_key", key.as_bytes());
     }
@@ -31,13 +30,13 @@ pub(crate) fn state(private_key: Option<&Secret>, device: &DeviceStats, peers: &
 }
 
 /// The answer to any other request. Errors are negative, as `wg` expects them.
-pub(crate) fn result(errno: i32) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::new());
+pub(crate) fn result(errno: i32) -> SecretBytes {
+    let mut text = SecretBytes::default();
     end(&mut text, -errno);
     text
 }
 
-fn peer_state(text: &mut String, peer: &PeerState) {
+fn peer_state(text: &mut SecretBytes, peer: &PeerState) {
     let PeerState { stats, preshared_key } = peer;
     line_with_key(text, "public_key", &stats.public_key);
     if let Some(key) = preshared_key {
@@ -59,20 +58,20 @@ fn peer_state(text: &mut String, peer: &PeerState) {
     }
 }
 
-fn line(text: &mut String, key: &str, value: impl std::fmt::Display) {
-    // Writing to a string cannot fail.
+fn line(text: &mut SecretBytes, key: &str, value: impl std::fmt::Display) {
+    // Writing to memory cannot fail.
     let _ = writeln!(text, "{key}={value}");
 }
 
-fn line_with_key(text: &mut String, name: &str, key: &[u8; 32]) {
+fn line_with_key(text: &mut SecretBytes, name: &str, key: &[u8; 32]) {
     let _ = write!(text, "{name}=");
     for byte in key {
         let _ = write!(text, "{byte:02x}");
     }
-    text.push('\n');
+    text.extend(b"\n");
 }
 
-fn end(text: &mut String, errno: i32) {
+fn end(text: &mut SecretBytes, errno: i32) {
     let _ = write!(text, "errno={errno}\n\n");
 }
 
@@ -108,11 +107,11 @@ mod tests {
              persistent_keepalive_interval=25\nallowed_ip=10.0.0.0/8\nallowed_ip=fd00::/64\n\
              errno=0\n\n"
         );
-        assert_eq!(*text, expected);
+        assert_eq!(std::str::from_utf8(&text), Ok(expected.as_str()));
     }
 
     #[test]
     fn errors_are_negative() {
-        assert_eq!(*result(libc::EINVAL), "errno=-22\n\n");
+        assert_eq!(*result(libc::EINVAL), *b"errno=-22\n\n");
     }
 }
