@@ -7,7 +7,6 @@ use crate::Error;
 use crate::drops::Cause;
 use crate::identity::{Identity, Judgement};
 use crate::inbox::{BindRequest, HandshakeMessage};
-use crate::net::Sockets;
 use crate::noise::handshake::identify;
 use crate::noise::message::Handshake;
 use crate::outbox::{Kind, Outbox};
@@ -26,9 +25,7 @@ pub(crate) fn run(shared: &Shared) {
         for request in work.requests {
             control.bind(request);
         }
-        for message in &work.handshakes {
-            control.handshake(message);
-        }
+        control.handshakes(&work.handshakes);
         control.let_time_pass(&work.due);
         if work.tick {
             control.tick();
@@ -49,6 +46,16 @@ pub(crate) struct Control<'a> {
 impl<'a> Control<'a> {
     pub(crate) fn new(shared: &'a Shared, interface_up: bool) -> Self {
         Self { shared, outbox: Outbox::new(), source_limit: SourceLimit::default(), interface_up }
+    }
+
+    fn handshakes(&mut self, messages: &[HandshakeMessage]) {
+        for message in messages {
+            self.handshake(message);
+            // What waited for the session goes before what is sent with it from now on.
+            if self.outbox.has_data() {
+                self.flush();
+            }
+        }
     }
 
     /// Works on one message from the network.
@@ -126,9 +133,13 @@ impl<'a> Control<'a> {
 
     fn look_at_interface(&mut self) {
         let up = self.shared.tun.is_up();
-        if up && !self.interface_up {
+        if up != self.interface_up {
             for peer in self.shared.all_peers() {
-                peer.keepalive_due_if_persistent();
+                if up {
+                    peer.keepalive_due_if_persistent();
+                } else {
+                    self.shared.drops.add(Cause::NoSession, peer.forget_staged());
+                }
             }
         }
         self.interface_up = up;
@@ -143,11 +154,11 @@ impl<'a> Control<'a> {
     }
 
     fn rebind(&mut self, port: u16) -> Result<u16, Error> {
-        let current = self.shared.sockets().port();
-        if port == current {
-            return Ok(current);
+        let current = self.shared.sockets();
+        if port == current.port() {
+            return Ok(port);
         }
-        let sockets = Sockets::bind(port, self.shared.mark(), self.shared.offloads, self.shared.queues())?;
+        let sockets = current.bind_again(port, self.shared.mark())?;
         let port = sockets.port();
         self.shared.replace_sockets(sockets);
         Ok(port)
@@ -155,5 +166,74 @@ impl<'a> Control<'a> {
 
     fn flush(&mut self) {
         self.outbox.flush(self.shared.sockets().queue(0), &self.shared.drops, &self.shared.calls.control);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+
+    use super::*;
+    use crate::egress::Egress;
+    use crate::update::{DeviceUpdate, PeerUpdate};
+    use crate::{PeerConfig, Secret, fuzz};
+
+    const ANYWHERE: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+    fn secret(number: u8) -> Secret {
+        Secret::from([number; 32])
+    }
+
+    /// A device without threads and interface that knows one peer.
+    fn device(own: u8, other: u8, endpoint: SocketAddr) -> Shared {
+        let peer = PeerConfig {
+            public_key: secret(other).public_key(),
+            preshared_key: None,
+            endpoint: Some(endpoint),
+            persistent_keepalive: 0,
+            allowed_ips: vec!["10.0.0.0/8".parse().unwrap()],
+        };
+        let shared = fuzz::device();
+        let peers = vec![PeerUpdate::from(peer)];
+        shared.apply(DeviceUpdate { private_key: Some(secret(own)), peers, ..DeviceUpdate::default() }).unwrap();
+        shared
+    }
+
+    /// The host sends a packet of some bytes.
+    fn send(shared: &Shared) {
+        let mut frame = vec![0; crate::vnet::LEN + 60];
+        frame[crate::vnet::LEN..][..4].copy_from_slice(&[0x45, 0, 0, 60]);
+        frame[crate::vnet::LEN + 16] = 10;
+        assert_eq!(Egress::new(shared, 0).forward(&mut frame), 1);
+    }
+
+    fn message(bytes: &[u8]) -> HandshakeMessage {
+        HandshakeMessage::new(bytes, SocketAddr::from(ANYWHERE).into()).unwrap()
+    }
+
+    #[test]
+    fn what_waited_for_a_session_leaves_before_the_next_handshake_is_looked_at() {
+        let receiver = UdpSocket::bind(SocketAddr::from(ANYWHERE)).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let ours = device(1, 2, receiver.local_addr().unwrap());
+        let theirs = device(2, 1, SocketAddr::from(ANYWHERE));
+        let (mut us, mut them) = (Control::new(&ours, true), Control::new(&theirs, true));
+        send(&ours);
+        us.let_time_pass(&ours.all_peers());
+        let [initiation] = us.outbox.take_datagrams().try_into().unwrap();
+        them.handshake(&message(&initiation));
+        let [response] = them.outbox.take_datagrams().try_into().unwrap();
+        let from = receiver.local_addr().unwrap().into();
+        us.handshakes(&[HandshakeMessage::new(&response, from).unwrap()]);
+        assert!(!us.outbox.has_data());
+        assert_eq!(receiver.recv(&mut [0; 200]).unwrap(), 64 + crate::noise::message::DATA_OVERHEAD);
+    }
+
+    #[test]
+    fn what_waits_is_lost_with_the_interface() {
+        let shared = device(1, 2, SocketAddr::from(ANYWHERE));
+        send(&shared);
+        Control::new(&shared, true).tick();
+        assert_eq!(shared.drops.read().no_session, 1);
     }
 }

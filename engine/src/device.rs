@@ -43,7 +43,7 @@ impl Device {
         let wake = || Wake::new().map_err(|source| Error::Thread { name: "pipe", source });
         let wakes = || (0..queues).map(|_| wake()).collect::<Result<_, _>>();
         let wakes = Wakes { egress: wakes()?, ingress: wakes()?, uapi: wake()? };
-        let shared = Arc::new(Shared::new(tun, options.mtu, offloads, sockets, wakes));
+        let shared = Arc::new(Shared::new(tun, options.mtu, sockets, wakes));
 
         let mut device = Self { shared, threads: Vec::new() };
         // A thread that cannot be started ends those before it, as the device is dropped.

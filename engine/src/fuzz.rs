@@ -59,11 +59,12 @@ fn secret(number: usize) -> Secret {
     Secret::from([number as u8 + 1; 32])
 }
 
-fn device() -> Shared {
+/// A device without threads, whose interface is nowhere.
+pub(crate) fn device() -> Shared {
     let wake = || Wake::new().expect("a pipe");
     let wakes = Wakes { egress: vec![wake()], ingress: vec![wake()], uapi: wake() };
     let sockets = Sockets::bind(0, 0, Offloads::NONE, 1).expect("free ports");
-    Shared::new(Tun::nowhere().expect("/dev/null"), MTU, Offloads::NONE, sockets, wakes)
+    Shared::new(Tun::nowhere().expect("/dev/null"), MTU, sockets, wakes)
 }
 
 fn address(number: usize) -> SocketAddr {

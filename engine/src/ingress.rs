@@ -231,11 +231,12 @@ impl<'a> Ingress<'a> {
         });
         self.calls().add(Call::TunWrite, frames, packets);
         self.coalescer.clear();
+        // What waited for a session goes before anything that comes now.
+        self.outbox.flush(sockets, drops, self.calls());
         if any {
             // Whoever waits for frames sees what is wrong, too.
             let _ = self.egress.help();
         }
-        self.outbox.flush(sockets, drops, self.calls());
         self.pass_handshakes_on();
         if unpaced > 0 {
             // On a busy machine whoever these packets are for would else not run before its buffer is full.

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Error;
@@ -24,6 +25,21 @@ const PORT_ATTEMPTS: usize = 16;
 pub(crate) struct Sockets {
     queues: Vec<Queue>,
     port: u16,
+    common: Common,
+}
+
+/// What is the same for all sockets of a device.
+#[derive(Clone)]
+struct Common {
+    coalescing: bool,
+    /// Until the kernel refuses it to one of them.
+    segmentation: Arc<AtomicBool>,
+}
+
+impl From<Offloads> for Common {
+    fn from(Offloads { coalescing, segmentation }: Offloads) -> Self {
+        Self { coalescing, segmentation: Arc::new(AtomicBool::new(segmentation)) }
+    }
 }
 
 /// The sockets of one thread that receives. Any of them reaches every peer; what comes from one address comes to one.
@@ -36,7 +52,7 @@ pub(crate) struct Queue {
 /// One socket and what works on it.
 pub(crate) struct Socket {
     pub(crate) udp: UdpSocket,
-    segmentation: AtomicBool,
+    common: Common,
     /// The buffer is too small to be without bounds in practice: rather wait than lose.
     waits: bool,
 }
@@ -44,21 +60,30 @@ pub(crate) struct Socket {
 impl Sockets {
     /// Binds them in the network namespace of the calling thread; port 0 takes any port that is free in both families.
     pub(crate) fn bind(port: u16, mark: u32, offloads: Offloads, queues: usize) -> Result<Self, Error> {
+        Self::bind_with(offloads.into(), port, mark, queues)
+    }
+
+    /// As many sockets as these, with what was found out about the kernel.
+    pub(crate) fn bind_again(&self, port: u16, mark: u32) -> Result<Self, Error> {
+        Self::bind_with(self.common.clone(), port, mark, self.queues.len())
+    }
+
+    fn bind_with(common: Common, port: u16, mark: u32, queues: usize) -> Result<Self, Error> {
         let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
         let first = loop {
             attempts -= 1;
-            match Queue::bind(port, offloads, Sharing::Nobody) {
+            match Queue::bind(port, &common, Sharing::Nobody) {
                 Err(error) if error.is_taken() && attempts > 0 => {}
                 result => break result?,
             }
         };
         let port = first.port()?;
-        let mut sockets = Self { queues: vec![first], port };
+        let mut sockets = Self { queues: vec![first], port, common };
         if queues > 1 {
             // The port was free a moment ago. Sockets share one only if the first was bound to be shared, too.
             sockets.queues.clear();
             for _ in 0..queues {
-                sockets.queues.push(Queue::bind(port, offloads, Sharing::Queues)?);
+                sockets.queues.push(Queue::bind(port, &sockets.common, Sharing::Queues)?);
             }
         }
         if mark != 0 {
@@ -91,7 +116,7 @@ impl Sockets {
 }
 
 impl Queue {
-    fn bind(port: u16, offloads: Offloads, sharing: Sharing) -> Result<Self, Error> {
+    fn bind(port: u16, common: &Common, sharing: Sharing) -> Result<Self, Error> {
         let failed = |step| move |source| Error::Udp { port, step, source };
         let v4 = udp::bind(false, port, sharing).map_err(failed("binding for IPv4"))?;
         let bound = v4.local_addr().map_err(failed("reading the port"))?.port();
@@ -100,9 +125,9 @@ impl Queue {
             Err(error) if is_unsupported(&error) => None,
             Err(error) => return Err(failed("binding for IPv6")(error)),
         };
-        let v6 = v6.map(|socket| Socket::set_up(socket, true, offloads)).transpose();
+        let v6 = v6.map(|socket| Socket::set_up(socket, true, common)).transpose();
         Ok(Self {
-            v4: Socket::set_up(v4, false, offloads).map_err(failed("setting up IPv4"))?,
+            v4: Socket::set_up(v4, false, common).map_err(failed("setting up IPv4"))?,
             v6: v6.map_err(failed("setting up IPv6"))?,
         })
     }
@@ -124,7 +149,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 impl Socket {
-    fn set_up(udp: UdpSocket, v6: bool, offloads: Offloads) -> io::Result<Self> {
+    fn set_up(udp: UdpSocket, v6: bool, common: &Common) -> io::Result<Self> {
         let waits = !set_buffers(&udp);
         if v6 {
             udp::set_option(&udp, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
@@ -138,17 +163,17 @@ impl Socket {
             let dont = libc::IP_PMTUDISC_DONT;
             udp::set_option(&udp, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, dont)?;
         }
-        if offloads.coalescing {
+        if common.coalescing {
             udp::set_option(&udp, libc::SOL_UDP, libc::UDP_GRO, 1)?;
         }
-        Ok(Self { udp, segmentation: AtomicBool::new(offloads.segmentation), waits })
+        Ok(Self { udp, common: common.clone(), waits })
     }
 
     /// Sends all messages, in order, and returns with how many calls. What the kernel refuses is counted and forgotten.
     pub(crate) fn send(&self, messages: &[Message<'_>], drops: &DropCounters) -> usize {
         let (mut rest, mut calls) = (messages, 0);
         while let Some(first) = rest.first() {
-            if first.segment.is_some() && !self.segmentation.load(Ordering::Relaxed) {
+            if first.segment.is_some() && !self.common.segmentation.load(Ordering::Relaxed) {
                 calls += self.send_cut(first, drops);
                 rest = &rest[1..];
                 continue;
@@ -184,9 +209,9 @@ impl Socket {
     /// Whether the message may pass when it is cut here and not in the kernel.
     fn refuses_segments(&self, error: &io::Error) -> bool {
         match error.raw_os_error() {
-            // The interface cannot do checksums in hardware, so the kernel does not segment.
+            // What comes behind, as IPsec or, before Linux 6.11, an interface that does no checksums, takes no segments.
             Some(libc::EIO) => {
-                if self.segmentation.swap(false, Ordering::Relaxed) {
+                if self.common.segmentation.swap(false, Ordering::Relaxed) {
                     tracing::info!(%error, "UDP segmentation is refused here and now off");
                 }
                 true
@@ -234,7 +259,7 @@ mod tests {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let to = receiver.local_addr().unwrap();
-        let ours = Socket::set_up(udp::bind(false, 0, Sharing::Nobody).unwrap(), false, ALL).unwrap();
+        let ours = Socket::set_up(udp::bind(false, 0, Sharing::Nobody).unwrap(), false, &ALL.into()).unwrap();
         (ours, receiver, to.into())
     }
 
@@ -250,7 +275,7 @@ mod tests {
         let message = Message { to, payload: &payload, segment: Some(100), traffic_class: 0 };
         let drops = DropCounters::default();
         for in_kernel in [true, false] {
-            ours.segmentation.store(in_kernel, Ordering::Relaxed);
+            ours.common.segmentation.store(in_kernel, Ordering::Relaxed);
             ours.send(std::slice::from_ref(&message), &drops);
             assert_eq!(received(&receiver, 3).concat(), payload);
         }
@@ -264,10 +289,43 @@ mod tests {
             assert!(ours.refuses_segments(&io::Error::from_raw_os_error(passing)));
         }
         assert!(!ours.refuses_segments(&io::Error::from_raw_os_error(libc::ENETUNREACH)));
-        assert!(ours.segmentation.load(Ordering::Relaxed));
+        assert!(ours.common.segmentation.load(Ordering::Relaxed));
         let twice = || [(); 2].map(|()| ours.refuses_segments(&io::Error::from_raw_os_error(libc::EIO)));
         assert_eq!(log_lines(twice), ([true; 2], 1), "cut here from now on, and told once");
-        assert!(!ours.segmentation.load(Ordering::Relaxed));
+        assert!(!ours.common.segmentation.load(Ordering::Relaxed));
+    }
+
+    /// UDP-Lite is what every kernel refuses to segment in the same way as what IPsec is to protect.
+    #[test]
+    fn what_is_refused_to_one_socket_is_sent_in_pieces_by_all_and_told_once() {
+        let lite = || udp::bind_lite().ok();
+        let (Some(receiver), Some(first), Some(second)) = (lite(), lite(), lite()) else {
+            return eprintln!("SKIPPED: needs UDP-Lite");
+        };
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let to = SocketAddr::from(([127, 0, 0, 1], receiver.local_addr().unwrap().port())).into();
+        let common = ALL.into();
+        let sockets = [first, second].map(|udp| Socket::set_up(udp, false, &common).unwrap());
+        let payload: Vec<u8> = (0..250).collect();
+        let message = Message { to, payload: &payload, segment: Some(100), traffic_class: 0 };
+        let refused = udp::send(&sockets[0].udp, std::slice::from_ref(&message), false).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EIO));
+
+        let drops = DropCounters::default();
+        let send = || sockets.each_ref().map(|socket| socket.send(std::slice::from_ref(&message), &drops));
+        assert_eq!(log_lines(send), ([2, 1], 1), "calls: one in vain, and one of each");
+        assert_eq!(received(&receiver, 6).concat(), [&payload[..], &payload].concat());
+        assert_eq!(drops.read(), crate::Drops::default());
+    }
+
+    #[test]
+    fn the_sockets_of_another_port_know_what_was_refused() {
+        let before = Sockets::bind(0, 0, ALL, 2).unwrap();
+        assert!(before.queue(1).v4.refuses_segments(&io::Error::from_raw_os_error(libc::EIO)));
+        let after = before.bind_again(0, 0).unwrap();
+        assert_ne!(after.port(), before.port());
+        assert_eq!(after.queues.len(), 2);
+        assert!(!after.queue(0).v4.common.segmentation.load(Ordering::Relaxed));
     }
 
     #[test]
@@ -302,7 +360,7 @@ mod tests {
     fn a_datagram_that_there_is_no_room_for_is_lost_alone() {
         let Ok(receiver) = UdpSocket::bind("[::1]:0") else { return eprintln!("SKIPPED: there is no IPv6") };
         receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let ours = Socket::set_up(udp::bind(true, 0, Sharing::Nobody).unwrap(), true, ALL).unwrap();
+        let ours = Socket::set_up(udp::bind(true, 0, Sharing::Nobody).unwrap(), true, &ALL.into()).unwrap();
         udp::set_option(&ours.udp, libc::IPPROTO_IPV6, libc::IPV6_MTU, 1280).unwrap();
         udp::set_option(&ours.udp, libc::SOL_SOCKET, libc::SO_SNDBUF, 1).unwrap();
         let to = Path { local: Some("::1".parse().unwrap()), ..receiver.local_addr().unwrap().into() };

@@ -74,6 +74,11 @@ impl Outbox {
         self.used >= ENOUGH
     }
 
+    /// Whether there are data messages in it.
+    pub(crate) fn has_data(&self) -> bool {
+        !self.unsealed.is_empty()
+    }
+
     /// Where the next datagram is to be written.
     pub(crate) fn space(&mut self) -> &mut [u8] {
         &mut self.buffer[self.used..]

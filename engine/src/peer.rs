@@ -509,8 +509,14 @@ impl Peer {
         if due.forget {
             self.forget_keys();
         }
-        let lost = if due.give_up { std::mem::take(&mut *lock(&self.staged)).len() } else { 0 };
-        let Some(path) = self.path().filter(|_| interface_up) else { return lost };
+        let lost = if due.give_up { self.forget_staged() } else { 0 };
+        let Some(path) = self.path().filter(|_| interface_up) else {
+            // It is due only once: kept for when it is possible.
+            if due.initiation.is_some() {
+                self.call.make();
+            }
+            return lost;
+        };
         let path = if due.initiation.is_some() { self.without_own_address(path) } else { path };
         if due.keepalive || self.is_persistent_keepalive_due(now) {
             self.send_keepalive(outbox, now);
@@ -520,6 +526,11 @@ impl Peer {
             self.initiate((reason, Timestamp::new(since_epoch)), path, outbox, now);
         }
         lost
+    }
+
+    /// Drops what waits for a session, and returns how many packets that are.
+    pub(crate) fn forget_staged(&self) -> usize {
+        std::mem::take(&mut *lock(&self.staged)).len()
     }
 
     /// No answer comes, and our address may be the reason.

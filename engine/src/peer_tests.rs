@@ -409,6 +409,21 @@ fn keepalives_alone_renew_a_session() {
 }
 
 #[test]
+fn a_handshake_that_is_due_while_the_interface_is_down_is_made_when_it_is_up() {
+    let (mut a, _) = pair();
+    assert_eq!(a.send(1, 1_000), Ok(Progress::Staged(0)));
+    a.tick(true, 1_000);
+    assert_eq!(a.sent().len(), 1);
+    assert_eq!((a.peer.forget_staged(), a.peer.forget_staged()), (1, 0));
+    for now in (1_250..20_000).step_by(250) {
+        a.tick(false, now);
+    }
+    assert!(a.sent().is_empty());
+    a.tick(true, 20_000);
+    assert_eq!(a.sent().iter().map(Vec::len).collect::<Vec<_>>(), [INITIATION]);
+}
+
+#[test]
 fn other_keys_end_sessions_and_no_key_is_told() {
     let (mut a, mut b) = pair();
     connect(&mut a, &mut b, 1000);

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::DeviceStats;
 use crate::calls::Calls;
@@ -14,9 +14,9 @@ use crate::drops::DropCounters;
 use crate::greetings::Greetings;
 use crate::identity::Identity;
 use crate::inbox::Inbox;
-use crate::kernel::Offloads;
 use crate::net::Sockets;
 use crate::peer::Peer;
+use crate::sys::clock::since_boot;
 use crate::table::Table;
 use crate::tun::Tun;
 use crate::turn::Turn;
@@ -25,7 +25,6 @@ use crate::wake::Wake;
 pub(crate) struct Shared {
     pub(crate) tun: Tun,
     pub(crate) mtu: u16,
-    pub(crate) offloads: Offloads,
     pub(crate) inbox: Inbox,
     pub(crate) greetings: Greetings,
     pub(crate) drops: DropCounters,
@@ -42,7 +41,8 @@ pub(crate) struct Shared {
     /// Set as soon as packets may be taken.
     passing: OnceLock<()>,
     closing: AtomicBool,
-    started: Instant,
+    /// By the clock that goes on while the machine sleeps.
+    started: Duration,
 }
 
 /// What wakes each thread that waits in poll.
@@ -54,11 +54,10 @@ pub(crate) struct Wakes {
 }
 
 impl Shared {
-    pub(crate) fn new(tun: Tun, mtu: u16, offloads: Offloads, sockets: Sockets, wakes: Wakes) -> Self {
+    pub(crate) fn new(tun: Tun, mtu: u16, sockets: Sockets, wakes: Wakes) -> Self {
         Self {
             tun,
             mtu,
-            offloads,
             inbox: Inbox::default(),
             greetings: Greetings::default(),
             drops: DropCounters::default(),
@@ -72,18 +71,13 @@ impl Shared {
             mark: AtomicU32::new(0),
             passing: OnceLock::new(),
             closing: AtomicBool::new(false),
-            started: Instant::now(),
+            started: since_boot(),
         }
-    }
-
-    /// How many threads there are for each direction.
-    pub(crate) fn queues(&self) -> usize {
-        self.wakes.ingress.len()
     }
 
     /// Milliseconds since the device was made.
     pub(crate) fn now(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        since_boot().saturating_sub(self.started).as_millis() as u64
     }
 
     pub(crate) fn stats(&self) -> DeviceStats {

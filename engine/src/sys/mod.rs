@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod address;
+pub(crate) mod clock;
 pub(crate) mod control;
 pub(crate) mod poll;
 pub(crate) mod scheduling;

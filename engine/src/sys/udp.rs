@@ -36,9 +36,13 @@ const PKTINFO_V6: usize = 20;
 
 /// Makes a socket of one family without binding it: it has no port and receives nothing.
 pub(crate) fn open(v6: bool) -> io::Result<UdpSocket> {
+    open_protocol(v6, libc::IPPROTO_UDP)
+}
+
+fn open_protocol(v6: bool, protocol: libc::c_int) -> io::Result<UdpSocket> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     // SAFETY: socket(2) takes no pointers.
-    let fd = check(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol) })?;
     // SAFETY: `fd` was just opened and nobody else owns it.
     Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
@@ -60,10 +64,20 @@ pub(crate) fn bind(v6: bool, port: u16, sharing: Sharing) -> io::Result<UdpSocke
     if v6 {
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
+    bind_opened(socket, v6, port)
+}
+
+fn bind_opened(socket: UdpSocket, v6: bool, port: u16) -> io::Result<UdpSocket> {
     let (address, len) = RawAddress::any(v6, port);
     // SAFETY: `address` is a sockaddr of `len` bytes in the kernel's layout, valid for the call.
     check(unsafe { libc::bind(socket.as_raw_fd(), address.bytes.as_ptr().cast(), len as libc::socklen_t) })?;
     Ok(socket)
+}
+
+/// Makes a UDP-Lite socket (RFC 3828), bound to any port of IPv4.
+#[cfg(test)]
+pub(crate) fn bind_lite() -> io::Result<UdpSocket> {
+    bind_opened(open_protocol(false, libc::IPPROTO_UDPLITE)?, false, 0)
 }
 
 /// Sets an integer option.
