@@ -94,6 +94,7 @@ impl Shared {
             self.set_fwmark(mark)?;
         }
         if update.replace_peers {
+            let _writer = self.writer();
             let mut table = self.table_mut();
             let keys: Vec<_> = table.peers().map(|peer| *peer.public_key()).collect();
             keys.iter().for_each(|key| table.remove(key));
@@ -216,5 +217,48 @@ impl PeerUpdate {
                 AllowedIpChange::Remove(network) => table.disallow(network, peer),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fuzz;
+
+    #[test]
+    fn no_network_stays_with_a_peer_that_is_replaced_in_the_meantime() {
+        let shared = fuzz::device();
+        shared.set_private_key(Secret::from([1; 32]));
+        let key = Secret::from([2; 32]).public_key();
+        // Another preshared key each time, which takes some work between looking for the peer and changing its networks.
+        let change = |number: u8| PeerUpdate {
+            preshared_key: Some(Secret::from([number; 32])),
+            allowed_ips: vec![AllowedIpChange::Add("10.0.0.0/8".parse().expect("a network"))],
+            ..PeerUpdate::new(key)
+        };
+        let has_owner_that_is_no_peer = || {
+            let table = shared.table();
+            let owner = table.by_address(IpAddr::from([10, 0, 0, 1]));
+            owner.is_some_and(|owner| !table.by_key(&key).is_some_and(|peer| Arc::ptr_eq(owner, peer)))
+        };
+        thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                for number in (1..=250).chain(1..=250) {
+                    shared.apply_to_peer(change(number)).expect("nothing in it can fail");
+                    thread::yield_now();
+                }
+            });
+            while !changes.is_finished() {
+                shared.apply(DeviceUpdate { replace_peers: true, ..DeviceUpdate::default() }).expect("nor in this");
+                for _ in 0..10 {
+                    thread::sleep(Duration::from_micros(50));
+                    assert!(!has_owner_that_is_no_peer());
+                }
+            }
+        });
     }
 }
