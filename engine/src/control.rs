@@ -172,9 +172,15 @@ impl<'a> Control<'a> {
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, UdpSocket};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
 
     use super::*;
     use crate::egress::Egress;
+    use crate::ingress::Ingress;
+    use crate::noise::message::DATA_OVERHEAD;
+    use crate::sys::udp::Received;
+    use crate::tun::Tun;
     use crate::update::{DeviceUpdate, PeerUpdate};
     use crate::{PeerConfig, Secret, fuzz};
 
@@ -186,6 +192,11 @@ mod tests {
 
     /// A device without threads and interface that knows one peer.
     fn device(own: u8, other: u8, endpoint: SocketAddr) -> Shared {
+        introduce(fuzz::device(), own, other, endpoint)
+    }
+
+    /// Gives a device a key and a peer.
+    fn introduce(shared: Shared, own: u8, other: u8, endpoint: SocketAddr) -> Shared {
         let peer = PeerConfig {
             public_key: secret(other).public_key(),
             preshared_key: None,
@@ -193,18 +204,28 @@ mod tests {
             persistent_keepalive: 0,
             allowed_ips: vec!["10.0.0.0/8".parse().unwrap()],
         };
-        let shared = fuzz::device();
         let peers = vec![PeerUpdate::from(peer)];
         shared.apply(DeviceUpdate { private_key: Some(secret(own)), peers, ..DeviceUpdate::default() }).unwrap();
         shared
     }
 
-    /// The host sends a packet of some bytes.
+    /// A frame with a packet of so many bytes.
+    fn frame(len: u8) -> Vec<u8> {
+        let mut frame = vec![0; crate::vnet::LEN + usize::from(len)];
+        let packet = &mut frame[crate::vnet::LEN..];
+        packet[..4].copy_from_slice(&[0x45, 0, 0, len]);
+        (packet[12], packet[16]) = (10, 10);
+        frame
+    }
+
+    /// The host sends a packet of 60 bytes.
     fn send(shared: &Shared) {
-        let mut frame = vec![0; crate::vnet::LEN + 60];
-        frame[crate::vnet::LEN..][..4].copy_from_slice(&[0x45, 0, 0, 60]);
-        frame[crate::vnet::LEN + 16] = 10;
-        assert_eq!(Egress::new(shared, 0).forward(&mut frame), 1);
+        assert_eq!(Egress::new(shared, 0).forward(&mut frame(60)), 1);
+    }
+
+    /// What a packet of so many bytes is in a message.
+    fn sealed(len: usize) -> usize {
+        len.next_multiple_of(16) + DATA_OVERHEAD
     }
 
     fn message(bytes: &[u8]) -> HandshakeMessage {
@@ -226,7 +247,37 @@ mod tests {
         let from = receiver.local_addr().unwrap().into();
         us.handshakes(&[HandshakeMessage::new(&response, from).unwrap()]);
         assert!(!us.outbox.has_data());
-        assert_eq!(receiver.recv(&mut [0; 200]).unwrap(), 64 + crate::noise::message::DATA_OVERHEAD);
+        assert_eq!(receiver.recv(&mut [0; 200]).unwrap(), sealed(60));
+    }
+
+    /// The same for who answered the handshake, and may send as soon as the other side has.
+    #[test]
+    fn what_waited_for_a_session_leaves_before_what_the_host_sends_next() {
+        let receiver = UdpSocket::bind(SocketAddr::from(ANYWHERE)).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let (host, interface) = UnixDatagram::pair().unwrap();
+        interface.set_nonblocking(true).unwrap();
+        let ours = fuzz::device_at(Tun::at_file(OwnedFd::from(interface).into()).unwrap());
+        let ours = introduce(ours, 1, 2, receiver.local_addr().unwrap());
+        let theirs = device(2, 1, SocketAddr::from(ANYWHERE));
+        let (mut us, mut them) = (Control::new(&ours, true), Control::new(&theirs, true));
+        let from = receiver.local_addr().unwrap().into();
+        send(&ours);
+        send(&theirs);
+        them.let_time_pass(&theirs.all_peers());
+        let [initiation] = them.outbox.take_datagrams().try_into().unwrap();
+        us.handshake(&HandshakeMessage::new(&initiation, from).unwrap());
+        let [response] = us.outbox.take_datagrams().try_into().unwrap();
+        them.handshake(&message(&response));
+        let [mut data] = them.outbox.take_datagrams().try_into().unwrap();
+
+        host.send(&frame(100)).unwrap();
+        let mut ingress = Ingress::new(&ours, 0);
+        let (payload, segment) = (0..data.len(), data.len());
+        ingress.take(&mut data, Received { from, payload, segment, traffic_class: 0 });
+        ingress.deliver(&data, ours.sockets().queue(0));
+        let lengths = [(); 2].map(|()| receiver.recv(&mut [0; 200]).unwrap());
+        assert_eq!(lengths, [sealed(60), sealed(100)]);
     }
 
     #[test]

@@ -191,7 +191,32 @@ fn wait(error: &io::Error, tun: BorrowedFd<'_>, wake: &Wake) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::thread;
+    use std::time::Instant;
+
     use super::*;
+    use crate::fuzz;
+    use crate::tun::Tun;
+
+    /// There is always another frame.
+    #[test]
+    fn a_thread_with_much_to_do_ends_with_its_device() {
+        let shared = Arc::new(fuzz::device_at(Tun::at_file(File::open("/dev/zero").unwrap()).unwrap()));
+        shared.turns[0].set_busy(true);
+        let its = Arc::clone(&shared);
+        let thread = thread::spawn(move || run(&its, 0));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let wait_until = |what, is_true: &dyn Fn() -> bool| {
+            while !is_true() {
+                assert!(Instant::now() < deadline, "{what}");
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        wait_until("it takes frames", &|| shared.drops.read().tun_malformed > 0);
+        shared.close();
+        wait_until("it ends", &|| thread.is_finished());
+    }
 
     #[test]
     fn a_wake_ends_one_wait() {

@@ -61,10 +61,14 @@ fn secret(number: usize) -> Secret {
 
 /// A device without threads, whose interface is nowhere.
 pub(crate) fn device() -> Shared {
+    device_at(Tun::nowhere().expect("/dev/null"))
+}
+
+pub(crate) fn device_at(tun: Tun) -> Shared {
     let wake = || Wake::new().expect("a pipe");
     let wakes = Wakes { egress: vec![wake()], ingress: vec![wake()], uapi: wake() };
     let sockets = Sockets::bind(0, 0, Offloads::NONE, 1).expect("free ports");
-    Shared::new(Tun::nowhere().expect("/dev/null"), MTU, sockets, wakes)
+    Shared::new(tun, MTU, sockets, wakes)
 }
 
 fn address(number: usize) -> SocketAddr {

@@ -218,7 +218,7 @@ impl<'a> Ingress<'a> {
     }
 
     /// Passes everything on that the last batch brought; returns how many packets nobody slows down.
-    fn deliver(&mut self, buffer: &[u8], sockets: &Queue) -> usize {
+    pub(crate) fn deliver(&mut self, buffer: &[u8], sockets: &Queue) -> usize {
         let (tun, drops) = (&self.shared.tun, &self.shared.drops);
         let (any, unpaced) = (!self.coalescer.is_empty(), self.coalescer.not_tcp());
         let (mut frames, mut packets) = (0, 0);

@@ -78,6 +78,12 @@ impl Tun {
         })
     }
 
+    /// An interface whose frames are read from a file, and written to it.
+    #[cfg(test)]
+    pub(crate) fn at_file(file: File) -> io::Result<Self> {
+        Ok(Self { queues: vec![file], ..Self::nowhere()? })
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
