@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 
-/// With no checksum offload the kernel refuses UDP segmentation (EIO on some versions).
+/// Before Linux 6.11 the kernel refuses UDP segmentation there (EIO); a newer one does the checksums itself.
 #[test]
 fn an_underlay_without_checksum_offload() {
     underlay(&["ethtool", "-K", "eth0", "tx", "off"]);
