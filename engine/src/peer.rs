@@ -320,7 +320,7 @@ impl Peer {
             outbox.commit_unsealed(len, path, ecn, &session);
             bytes += len;
         }
-        self.sent_with(&session, bytes, bytes > 0, now);
+        self.sent_with(&session, bytes, true, now);
         Ok(progress)
     }
 
@@ -370,7 +370,7 @@ impl Peer {
             outbox.commit_unsealed(len, path, packet::outer_ecn(packet), &session);
             bytes += len;
         }
-        self.sent_with(&session, bytes, bytes > 0, now);
+        self.sent_with(&session, bytes, true, now);
         bytes > 0
     }
 

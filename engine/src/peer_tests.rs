@@ -139,14 +139,20 @@ fn only_so_many_packets_wait_and_none_for_ever() {
     assert_eq!((initiations, given_up), (20, MAX_STAGED), "as many as Linux sends, MAX_TIMER_HANDSHAKES + 2");
 }
 
-#[test]
-fn both_may_begin_at_once() {
+/// Two peers that have both begun a handshake in the same moment.
+fn both_begun() -> (Side, Side) {
     let (mut a, mut b) = pair();
     for side in [&mut a, &mut b] {
         assert_eq!(side.send(7, 1000), Ok(Progress::Staged(0)));
         side.tick(true, 1000);
     }
     assert_eq!(exchange(&mut a, &mut b, 1000), (vec![7], vec![7]));
+    (a, b)
+}
+
+#[test]
+fn both_may_begin_at_once() {
+    let (mut a, mut b) = both_begun();
     for payload in 0..3 {
         assert_eq!((a.send(payload, 1001), b.send(payload, 1001)), (Ok(Progress::Finished), Ok(Progress::Finished)));
         assert_eq!(exchange(&mut a, &mut b, 1001), (vec![payload], vec![payload]));
@@ -157,12 +163,7 @@ fn both_may_begin_at_once() {
 /// messages of both handshakes arrives.
 #[test]
 fn both_may_renew_at_once() {
-    let (mut a, mut b) = pair();
-    for side in [&mut a, &mut b] {
-        assert_eq!(side.send(0, 1_000), Ok(Progress::Staged(0)));
-        side.tick(true, 1_000);
-    }
-    exchange(&mut a, &mut b, 1_000);
+    let (mut a, mut b) = both_begun();
     for round in 1..=3 {
         let now = 1_000 + round * 121_000;
         // One way takes a millisecond. In the first the initiations are under way, then the responses.

@@ -28,6 +28,15 @@ fn vxlan(local: &str, others: &[(u8, &str, &str)]) -> Tunnel {
     }
 }
 
+fn ipip(address: &str) -> Tunnel {
+    Tunnel {
+        kind: TunnelKind::Ipip,
+        interface: TunnelKind::Ipip.interface(),
+        addresses: set(&[address], |text| text.parse().unwrap()),
+        ..vxlan("10.1.0.2", &[])
+    }
+}
+
 /// Whether the kernel has `kind`; if not, says that the test does not run.
 async fn has(netlink: &Netlink, kind: TunnelKind) -> bool {
     let available = tunnel::is_available(netlink, kind).await.unwrap();
@@ -153,12 +162,7 @@ fn tunl0_gets_its_address_and_loses_it() {
             return;
         }
         wire();
-        let wanted = Tunnel {
-            kind: TunnelKind::Ipip,
-            interface: TunnelKind::Ipip.interface(),
-            addresses: set(&["10.42.1.1/32"], |text| text.parse().unwrap()),
-            ..vxlan("10.1.0.2", &[])
-        };
+        let wanted = ipip("10.42.1.1/32");
         for _ in 0..2 {
             no_errors(tunnel::set(&netlink, &wanted, 1480).await);
             let link = ip("-d link show dev tunl0");
@@ -181,13 +185,7 @@ fn tunl0_is_shared_where_it_is_not_ours_alone() {
         wire();
         let directory = tempfile::tempdir().unwrap();
         let open = || Linux::open(settings(directory.path())).unwrap();
-        let wanted = Tunnel {
-            kind: TunnelKind::Ipip,
-            interface: TunnelKind::Ipip.interface(),
-            borrowed: true,
-            addresses: set(&["10.1.0.2/32"], |text| text.parse().unwrap()),
-            ..vxlan("10.1.0.2", &[])
-        };
+        let wanted = Tunnel { borrowed: true, ..ipip("10.1.0.2/32") };
         no_errors(open().set_tunnel(Some((&wanted, 1430))).await);
         let link = ip("-o addr show up dev tunl0") + &ip("-o link show dev tunl0");
         assert!(link.contains("10.1.0.2/32") && link.contains("mtu 1430"), "{link}");
@@ -215,14 +213,8 @@ fn a_borrowed_tunnel_is_used_and_given_back_as_it_was() {
         wire();
         let directory = tempfile::tempdir().unwrap();
         let open = || Linux::open(settings(directory.path())).unwrap();
-        let with = |address: &str| Tunnel {
-            kind: TunnelKind::Ipip,
-            interface: "cilium_tunl".into(),
-            borrowed: true,
-            addresses: set(&[address], |text| text.parse().unwrap()),
-            ..vxlan("10.1.0.2", &[])
-        };
-        let own = Tunnel { interface: "tunl0".into(), borrowed: false, ..with("10.1.0.2/32") };
+        let with = |address| Tunnel { interface: "cilium_tunl".into(), borrowed: true, ..ipip(address) };
+        let own = ipip("10.1.0.2/32");
         // Whoever lends it renames it while it is ours.
         ip("link add fallback type ipip external");
         no_errors(open().set_tunnel(Some((&own, 1430))).await);
