@@ -8,6 +8,24 @@ use std::num::NonZeroUsize;
 use common::*;
 use engine::{Device, Error, Options, PeerConfig};
 
+/// Waits for what a dropped device had. A program that another test starts has it, too, until its file is executed.
+fn wait_until_gone(host: &Host) {
+    wait_until("the interface is gone", SOON, || !host.try_run(&["ip", "link", "show", "wg0"]).status.success());
+}
+
+/// The device that follows a dropped one, with its interface, port and key, once those are free ([`wait_until_gone`]).
+fn next_device(host: &Host, options: &Options) -> Device {
+    let mut next = None;
+    wait_until("the next device", SOON, || {
+        next = host.enter(|| Device::create(options.clone())).ok();
+        next.is_some()
+    });
+    let device = next.unwrap();
+    device.set_private_key(private_key(2)).unwrap();
+    wait_until("the port is free", SOON, || device.set_listen_port(51820).is_ok());
+    device
+}
+
 #[test]
 fn down_and_up_again() {
     if !can_run() {
@@ -105,8 +123,7 @@ fn nothing_is_left_behind() {
     let again = host.enter(|| Device::create(Options::new("wg0"))).map(drop);
     assert!(matches!(again, Err(Error::Tun { .. })), "the name is taken: {again:?}");
     drop(device);
-    let is_there = || host.try_run(&["ip", "link", "show", "wg0"]).status.success();
-    wait_until("the interface is gone", SOON, || !is_there());
+    wait_until_gone(&host);
     assert!(std::fs::read_dir(&directory).unwrap().next().is_none());
     std::fs::remove_dir(&directory).unwrap();
 }
@@ -139,14 +156,7 @@ fn a_persistent_interface_outlives_its_device_and_the_next_one_takes_it() {
         persistent(&mut options);
         let other = Options { queues: NonZeroUsize::new(3 - queues.get()).unwrap(), ..options.clone() };
         assert!(b.enter(|| Device::create(other)).is_err(), "made for another number of queues");
-        let mut next = None;
-        wait_until("the next device", SOON, || {
-            next = b.enter(|| Device::create(options.clone())).ok();
-            next.is_some()
-        });
-        let device_b = next.unwrap();
-        device_b.set_private_key(private_key(2)).unwrap();
-        wait_until("the port is free", SOON, || device_b.set_listen_port(51820).is_ok());
+        let device_b = next_device(&b, &options);
         device_b.set_peer(peer(1, Some("10.99.0.1:51820"))).unwrap();
         device_b.initiate_handshakes();
         wait_until("the next device calls", SOON, || stats_of(&device_a, 2).last_handshake != session);
@@ -177,10 +187,8 @@ fn what_is_sent_before_a_paused_device_has_its_peers_arrives_when_it_starts() {
     drop(device_b);
 
     let options = Options { uapi_dir: None, persistent: true, paused: true, ..Options::new("wg0") };
-    let device_b = b.enter(|| Device::create(options)).unwrap();
+    let device_b = next_device(&b, &options);
     sender.send(b"early").unwrap();
-    device_b.set_private_key(private_key(2)).unwrap();
-    device_b.set_listen_port(51820).unwrap();
     device_b.set_peer(peer(1, Some("10.99.0.1:51820"))).unwrap();
     device_b.start();
     let mut buffer = [0; 16];
@@ -198,7 +206,7 @@ fn a_paused_device_ends_as_any_other() {
     let host = Host::new("a");
     let options = Options { uapi_dir: None, paused: true, ..Options::new("wg0") };
     drop(host.enter(|| Device::create(options)).unwrap());
-    assert!(!host.try_run(&["ip", "link", "show", "wg0"]).status.success());
+    wait_until_gone(&host);
 }
 
 #[test]

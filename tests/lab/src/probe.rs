@@ -12,7 +12,7 @@ use crate::space::Space;
 use crate::sys;
 
 /// Longest wait for one answer, times [`patience`].
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What an HTTP probe found.
 #[derive(Clone, Debug)]

@@ -167,7 +167,10 @@ impl Rules<'_> {
             }
             let elsewhere = pods().filter(|to| to.location != from.location);
             for to in elsewhere.flat_map(|to| &to.addresses).filter(|to| from.of_family(**to).next().is_some()) {
-                self.lab.takes_no_more_than(&from.name, *to, mtu)?;
+                self.lab.wait_until(self.limit, "full-size packets pass", || {
+                    self.lab.takes_no_more_than(&from.name, *to, mtu)?;
+                    Ok(true)
+                })?;
             }
         }
         Ok(())
@@ -377,13 +380,14 @@ impl Rules<'_> {
         (self.customs.enforce)(self.lab, &policy)?;
         for ip in [address, service.0.address] {
             let to = SocketAddr::new(ip, HTTP_PORT);
-            self.ask(
-                &welcome.name,
-                &Question { to, answers: std::slice::from_ref(&server.name), clients, source: Source::Own },
-            )?;
-            for other in others.clone().filter(|other| other.name != welcome.name) {
-                self.is_refused(&other.name, to)?;
-            }
+            let answers = std::slice::from_ref(&server.name);
+            self.lab.wait_until(self.limit, "one comes in and nobody else", || {
+                self.ask(&welcome.name, &Question { to, answers, clients, source: Source::Own })?;
+                for other in others.clone().filter(|other| other.name != welcome.name) {
+                    self.is_refused(&other.name, to)?;
+                }
+                Ok(true)
+            })?;
         }
         (self.customs.relent)(self.lab, &policy)
     }
