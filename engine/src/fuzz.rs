@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use crate::coalesce::Verdict;
 use crate::control::Control;
 use crate::egress::Egress;
-use crate::identity::HANDSHAKES_PER_SECOND;
 use crate::ingress::Ingress;
 use crate::kernel::Offloads;
 use crate::net::Sockets;
@@ -20,6 +19,7 @@ use crate::noise::message::{INITIATION, MACS, RESPONSE};
 use crate::path::Path;
 use crate::segment::Segments;
 use crate::shared::{Shared, Wakes};
+use crate::source_limit::UNDER_LOAD;
 use crate::sys::udp::Received;
 use crate::tun::Tun;
 use crate::uapi::request;
@@ -182,11 +182,11 @@ impl World {
                 self.sides[by].control.let_time_pass(&peers);
                 self.carry();
             }
-            // From here on, for this second, whoever begins a handshake must return a cookie.
+            // From here on, for this second and the next, whoever begins a handshake must return a cookie.
             6 => {
                 let (own, message) = (self.sides[to].shared.identity(), stamped(to, 0, &[]));
                 let own = own.expect("it has a key");
-                for _ in 0..=HANDSHAKES_PER_SECOND {
+                for _ in 0..=UNDER_LOAD {
                     own.judge(&message, address(by), self.now());
                 }
             }

@@ -6,11 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::noise::cookie::{self, Gate, Proof};
 use crate::noise::handshake::Local;
 use crate::noise::message::{COOKIE_REPLY, Handshake};
+use crate::source_limit::Load;
 use crate::{PublicKey, Secret, random};
-
-/// Handshake messages a second that are worked on without asking for a cookie first
-/// (WireGuard paper, section 5.3). Each costs a quarter of a millisecond at most.
-pub(crate) const HANDSHAKES_PER_SECOND: usize = 500;
 
 pub(crate) struct Identity {
     secret: Secret,
@@ -20,9 +17,8 @@ pub(crate) struct Identity {
 
 struct Door {
     gate: Gate,
-    /// The second that is being counted, and the messages in it that knew our key.
-    second: u64,
-    count: usize,
+    /// Of messages that knew our key: while there are too many, they have to bring a cookie (WireGuard paper, section 5.3).
+    load: Load,
 }
 
 /// What is to be done with a handshake message.
@@ -38,7 +34,7 @@ impl Identity {
     pub(crate) fn new(secret: Secret, now: u64) -> Option<Self> {
         let local = Local::new(&secret);
         let gate = Gate::new(local.public(), random::bytes()?, now);
-        Some(Self { secret, local, door: Mutex::new(Door { gate, second: 0, count: 0 }) })
+        Some(Self { secret, local, door: Mutex::new(Door { gate, load: Load::default() }) })
     }
 
     pub(crate) fn secret(&self) -> &Secret {
@@ -60,7 +56,7 @@ impl Identity {
         if proof == Proof::Nothing {
             return Judgement::Rejected;
         }
-        if !door.is_under_load(now) || proof == Proof::OwnsAddress {
+        if !door.load.add(now) || proof == Proof::OwnsAddress {
             return Judgement::Passed(handshake);
         }
         let reply = random::bytes().and_then(|nonce| door.gate.reply(message, from, nonce));
@@ -87,22 +83,12 @@ impl Identity {
     }
 }
 
-impl Door {
-    /// Counts one message more.
-    fn is_under_load(&mut self, now: u64) -> bool {
-        if self.second != now / 1000 {
-            (self.second, self.count) = (now / 1000, 0);
-        }
-        self.count += 1;
-        self.count > HANDSHAKES_PER_SECOND
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::noise::cookie::Stamp;
     use crate::noise::message::new_response;
+    use crate::source_limit::UNDER_LOAD;
 
     #[test]
     fn beyond_the_limit_an_address_must_be_proven() {
@@ -112,7 +98,7 @@ mod tests {
         let mut message = new_response(1, 2);
         assert!(matches!(identity.judge(&message, from, 0), Judgement::Rejected), "without MAC");
         stamp.stamp(&mut message, 0);
-        for _ in 0..HANDSHAKES_PER_SECOND {
+        for _ in 0..UNDER_LOAD {
             assert!(matches!(identity.judge(&message, from, 0), Judgement::Passed(_)));
         }
         let Judgement::Deferred(reply) = identity.judge(&message, from, 999) else { panic!("passed") };
@@ -123,6 +109,6 @@ mod tests {
         assert!(identity.has_cookie(&message, from, 999));
         assert!(!identity.has_cookie(&message, "192.0.2.2:1".parse().unwrap(), 999), "another's cookie");
         assert!(matches!(identity.judge(&message, from, 999), Judgement::Passed(_)));
-        assert!(matches!(identity.judge(&message, from, 1000), Judgement::Passed(_)), "another second");
+        assert!(matches!(identity.judge(&message, from, 2000), Judgement::Passed(_)), "another second");
     }
 }

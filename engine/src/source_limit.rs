@@ -1,4 +1,4 @@
-//! How many handshakes one source may have worked on while there are too many in all
+//! When there are too many handshake messages in all, and how many of one source are worked on then
 //! (WireGuard paper, section 5.3): a cookie proves that an address is real, not that its owner
 //! means well. The numbers are those of Linux (`ratelimiter.c`).
 
@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Messages a second in all, up to which nobody is limited.
-const UNDER_LOAD: usize = crate::identity::HANDSHAKES_PER_SECOND;
+/// Handshake messages a second in all, up to which nobody has to prove anything and nobody is limited. Each costs a quarter
+/// of a millisecond at most.
+pub(crate) const UNDER_LOAD: usize = 500;
 /// Messages a second from one source beyond that.
 const PER_SOURCE: usize = 20;
 
@@ -16,44 +17,66 @@ const PER_CLASS: u16 = 100;
 /// In how many classes such sources are counted: memory must not depend on what anybody claims to be.
 const CLASSES: usize = 256;
 
-/// What is counted anew in each second.
+/// Whether there are too many, counted by the second. That lasts until a whole second had no more than [`UNDER_LOAD`]; else
+/// a flood that goes on would have that many worked on in each second anew.
 #[derive(Default)]
+pub(crate) struct Load {
+    second: u64,
+    count: usize,
+    /// There were too many in the second before.
+    goes_on: bool,
+}
+
+impl Load {
+    /// Counts one message more, and says whether that is too many. `now` is in milliseconds.
+    pub(crate) fn add(&mut self, now: u64) -> bool {
+        let second = now / 1000;
+        if second != self.second {
+            let goes_on = second == self.second + 1 && self.count > UNDER_LOAD;
+            *self = Self { second, count: 0, goes_on };
+        }
+        self.count += 1;
+        self.goes_on || self.count > UNDER_LOAD
+    }
+}
+
+/// What is counted anew in each second.
 struct Counted<T> {
     second: u64,
     counts: T,
 }
 
-impl<T: Default> Counted<T> {
-    /// The counts of the second that `now`, in milliseconds, is in.
-    fn at(&mut self, now: u64) -> &mut T {
+impl<T> Counted<T> {
+    /// The counts of the second that `now`, in milliseconds, is in; `none` if it has just begun.
+    fn at(&mut self, now: u64, none: impl FnOnce() -> T) -> &mut T {
         if self.second != now / 1000 {
-            *self = Self { second: now / 1000, counts: T::default() };
+            *self = Self { second: now / 1000, counts: none() };
         }
         &mut self.counts
     }
 }
 
 /// Limits messages of sources that have proven their addresses.
-#[derive(Default)]
-pub(crate) struct SourceLimit(Counted<Sources>);
+pub(crate) struct SourceLimit {
+    load: Load,
+    by_network: Counted<HashMap<IpAddr, usize>>,
+}
 
-#[derive(Default)]
-struct Sources {
-    total: usize,
-    by_network: HashMap<IpAddr, usize>,
+impl Default for SourceLimit {
+    fn default() -> Self {
+        Self { load: Load::default(), by_network: Counted { second: 0, counts: HashMap::new() } }
+    }
 }
 
 impl SourceLimit {
     /// Whether a message that has passed the other checks may be worked on. `now` is in
     /// milliseconds.
     pub(crate) fn admits(&mut self, from: IpAddr, now: u64) -> bool {
-        let Sources { total, by_network } = self.0.at(now);
-        *total += 1;
-        if *total <= UNDER_LOAD {
+        if !self.load.add(now) {
             return true;
         }
         // Nearly every address in here has proved by a cookie that it is real: there are few.
-        let count = by_network.entry(network_of(from)).or_default();
+        let count = self.by_network.at(now, HashMap::new).entry(network_of(from)).or_default();
         *count += 1;
         *count <= PER_SOURCE
     }
@@ -61,36 +84,31 @@ impl SourceLimit {
 
 /// Limits messages of strangers before anything is done with them, copying or checking a MAC included: a flood from one
 /// place is cut off where it costs least.
-#[derive(Default)]
 pub(crate) struct StrangerLimit {
-    counted: Counted<Strangers>,
+    load: Load,
+    by_class: Counted<[u16; CLASSES]>,
     /// Nobody can tell who is counted together.
     hasher: RandomState,
 }
 
-struct Strangers {
-    total: usize,
-    by_class: [u16; CLASSES],
-}
-
-impl Default for Strangers {
+impl Default for StrangerLimit {
     fn default() -> Self {
-        Self { total: 0, by_class: [0; CLASSES] }
+        let by_class = Counted { second: 0, counts: [0; CLASSES] };
+        Self { load: Load::default(), by_class, hasher: RandomState::default() }
     }
 }
 
 impl StrangerLimit {
     /// Whether a message is to be looked at. `now` is in milliseconds.
     pub(crate) fn admits(&mut self, from: IpAddr, now: u64) -> bool {
-        // In each second with others, so that whoever is counted with a flood has better luck when it tries again.
-        let class = self.hasher.hash_one((network_of(from), now / 1000)) as usize % CLASSES;
-        let Strangers { total, by_class } = self.counted.at(now);
-        *total += 1;
-        if *total <= UNDER_LOAD {
+        if !self.load.add(now) {
             return true;
         }
-        by_class[class] = by_class[class].saturating_add(1);
-        by_class[class] <= PER_CLASS
+        // In each second with others, so that whoever is counted with a flood has better luck when it tries again.
+        let class = self.hasher.hash_one((network_of(from), now / 1000)) as usize % CLASSES;
+        let count = &mut self.by_class.at(now, || [0; CLASSES])[class];
+        *count = count.saturating_add(1);
+        *count <= PER_CLASS
     }
 }
 
@@ -119,6 +137,17 @@ mod tests {
     }
 
     #[test]
+    fn load_goes_on_until_a_second_had_no_more_than_are_allowed() {
+        let mut load = Load::default();
+        let mut add = |second: u64, count: usize| (0..count).filter(|_| load.add(second * 1000)).count();
+        assert_eq!(add(1, UNDER_LOAD + 1), 1);
+        assert_eq!(add(2, UNDER_LOAD), UNDER_LOAD);
+        assert_eq!(add(3, UNDER_LOAD), 0);
+        assert_eq!(add(4, UNDER_LOAD + 1), 1);
+        assert_eq!(add(6, 1), 0, "nothing came for a second");
+    }
+
+    #[test]
     fn a_flood_of_a_stranger_is_cut_off_and_leaves_room_for_others() {
         let flood: IpAddr = "203.0.113.1".parse().unwrap();
         let others: Vec<IpAddr> = (0..=255).map(|n| [198, 51, 100, n].into()).collect();
@@ -126,7 +155,8 @@ mod tests {
         let mut limit = StrangerLimit::default();
         for second in 1..=5 {
             let admitted = (0..50_000).filter(|n| limit.admits(flood, second * 1000 + n / 50)).count();
-            assert_eq!(admitted, UNDER_LOAD + usize::from(PER_CLASS));
+            let unlimited = if second == 1 { UNDER_LOAD } else { 0 };
+            assert_eq!(admitted, unlimited + usize::from(PER_CLASS));
             for (other, refused) in others.iter().zip(&mut refused) {
                 *refused += usize::from(!limit.admits(*other, second * 1000 + 999));
             }
