@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::{
     task::yield_now,
-    time::{Duration, sleep},
+    time::{Duration, Instant, sleep},
 };
 use topology::{DevicePeer, Endpoint, Seconds, SecretKey, ini::Conf};
 
@@ -329,10 +329,7 @@ async fn a_port_that_somebody_has_is_told_and_had_once_it_is_free(bench: Bench) 
     }
     drop(somebody);
     taken(false);
-    // A program that another test starts has the socket, too, until its file is executed.
-    while !device.apply(&diff).await.is_empty() {
-        yield_now().await;
-    }
+    apply_with_port(device.as_mut(), &diff).await;
     assert_eq!(bench.has().0, 1003);
 }
 
@@ -399,6 +396,34 @@ async fn joined(factory: &dyn DeviceFactory, interface: &InterfaceName, port: u1
     no_errors(made.device.apply(&DeviceDiff { listen_port: Some(port), remove: vec![], set: vec![peer] }).await);
     ip(&format!("link set {interface} up"));
     made
+}
+
+/// How long another test's program may take to begin: until its file is executed it has what this process had when it was
+/// started, also devices and sockets that are dropped meanwhile.
+const STARTED: Duration = Duration::from_secs(20);
+
+/// The device that follows a dropped one.
+async fn next(factory: &dyn DeviceFactory, mtu: u16) -> Made {
+    let deadline = Instant::now() + STARTED;
+    loop {
+        match factory.create(mtu).await {
+            Err(DeviceError::Taken { .. }) if Instant::now() < deadline => yield_now().await,
+            made => return made.unwrap(),
+        }
+    }
+}
+
+/// Applies what has a port that was somebody else's.
+async fn apply_with_port(device: &mut dyn Device, diff: &DeviceDiff) {
+    let deadline = Instant::now() + STARTED;
+    loop {
+        let errors = device.apply(diff).await;
+        if errors.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{errors:?}");
+        yield_now().await;
+    }
 }
 
 fn other_secret() -> SecretKey {
@@ -482,13 +507,7 @@ fn the_interface_of_a_device_in_userspace_outlives_the_agent_and_the_next_one_sh
         drop(near.device);
         assert!(ip(&format!("route show dev {interface}")).contains("10.42.0.0/16"));
 
-        // A program that another test starts has the interface, too, until its file is executed.
-        let mut next = loop {
-            match factory.create(1360).await {
-                Err(DeviceError::Taken { .. }) => yield_now().await,
-                made => break made.unwrap(),
-            }
-        };
+        let mut next = next(factory.as_ref(), 1360).await;
         assert_eq!((next.found, next.index), (true, near.index));
         let shown = ip(&format!("-o addr show dev {interface}")) + &ip(&format!("link show dev {interface}"));
         assert!(shown.contains("10.4.0.1/16") && shown.contains("mtu 1360"), "{shown}");
@@ -598,9 +617,10 @@ fn a_node_moves_between_userspace_and_the_kernel() {
         let peers = [(1, full(&["10.42.1.0/24"], "192.0.2.1:1"))];
         let mut shown = Vec::new();
         for factory in [&userspace, &kernel, &userspace, &kernel] {
-            let mut made = factory.create(1380).await.unwrap();
+            let mut made = next(factory.as_ref(), 1380).await;
             assert_eq!(made.present.peers, BTreeMap::new());
-            no_errors(made.device.apply(&DeviceDiff { listen_port: Some(1001), ..set(&peers) }).await);
+            let diff = DeviceDiff { listen_port: Some(1001), ..set(&peers) };
+            apply_with_port(made.device.as_mut(), &diff).await;
             ip(&format!("link set {interface} up"));
             shown.push(run(&format!("wg showconf {interface}")));
             drop(made);
