@@ -1,6 +1,6 @@
 //! When there are too many handshake messages in all, and how many of one source are worked on then
 //! (WireGuard paper, section 5.3): a cookie proves that an address is real, not that its owner
-//! means well. The numbers are those of Linux (`ratelimiter.c`).
+//! means well.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 /// Handshake messages a second in all, up to which nobody has to prove anything and nobody is limited. Each costs a quarter
 /// of a millisecond at most.
 pub(crate) const UNDER_LOAD: usize = 500;
-/// Messages a second from one source beyond that.
+/// Messages a second from one source beyond that, as in Linux (`ratelimiter.c`).
 const PER_SOURCE: usize = 20;
 
 /// The same for messages of sources that have not proven anything, so that their addresses may be forged.
@@ -18,7 +18,8 @@ const PER_CLASS: u16 = 100;
 const CLASSES: usize = 256;
 
 /// Whether there are too many, counted by the second. That lasts until a whole second had no more than [`UNDER_LOAD`]; else
-/// a flood that goes on would have that many worked on in each second anew.
+/// a flood that goes on would have that many worked on in each second anew. In Linux, too, load lasts for a second after
+/// (`receive.c`, `last_under_load`).
 #[derive(Default)]
 pub(crate) struct Load {
     second: u64,
@@ -30,53 +31,41 @@ pub(crate) struct Load {
 impl Load {
     /// Counts one message more, and says whether that is too many. `now` is in milliseconds.
     pub(crate) fn add(&mut self, now: u64) -> bool {
-        let second = now / 1000;
-        if second != self.second {
+        if self.is_of_the_past(now) {
+            let second = now / 1000;
             let goes_on = second == self.second + 1 && self.count > UNDER_LOAD;
             *self = Self { second, count: 0, goes_on };
         }
         self.count += 1;
         self.goes_on || self.count > UNDER_LOAD
     }
-}
 
-/// What is counted anew in each second.
-struct Counted<T> {
-    second: u64,
-    counts: T,
-}
-
-impl<T> Counted<T> {
-    /// The counts of the second that `now`, in milliseconds, is in; `none` if it has just begun.
-    fn at(&mut self, now: u64, none: impl FnOnce() -> T) -> &mut T {
-        if self.second != now / 1000 {
-            *self = Self { second: now / 1000, counts: none() };
-        }
-        &mut self.counts
+    /// Whether `now`, in milliseconds, is in another second than the one that is being counted.
+    fn is_of_the_past(&self, now: u64) -> bool {
+        self.second != now / 1000
     }
 }
 
 /// Limits messages of sources that have proven their addresses.
+#[derive(Default)]
 pub(crate) struct SourceLimit {
     load: Load,
-    by_network: Counted<HashMap<IpAddr, usize>>,
-}
-
-impl Default for SourceLimit {
-    fn default() -> Self {
-        Self { load: Load::default(), by_network: Counted { second: 0, counts: HashMap::new() } }
-    }
+    /// Of the second that `load` counts.
+    by_network: HashMap<IpAddr, usize>,
 }
 
 impl SourceLimit {
     /// Whether a message that has passed the other checks may be worked on. `now` is in
     /// milliseconds.
     pub(crate) fn admits(&mut self, from: IpAddr, now: u64) -> bool {
+        if self.load.is_of_the_past(now) {
+            self.by_network = HashMap::new();
+        }
         if !self.load.add(now) {
             return true;
         }
         // Nearly every address in here has proved by a cookie that it is real: there are few.
-        let count = self.by_network.at(now, HashMap::new).entry(network_of(from)).or_default();
+        let count = self.by_network.entry(network_of(from)).or_default();
         *count += 1;
         *count <= PER_SOURCE
     }
@@ -86,27 +75,30 @@ impl SourceLimit {
 /// place is cut off where it costs least.
 pub(crate) struct StrangerLimit {
     load: Load,
-    by_class: Counted<[u16; CLASSES]>,
+    /// Of the second that `load` counts.
+    by_class: [u16; CLASSES],
     /// Nobody can tell who is counted together.
     hasher: RandomState,
 }
 
 impl Default for StrangerLimit {
     fn default() -> Self {
-        let by_class = Counted { second: 0, counts: [0; CLASSES] };
-        Self { load: Load::default(), by_class, hasher: RandomState::default() }
+        Self { load: Load::default(), by_class: [0; CLASSES], hasher: RandomState::default() }
     }
 }
 
 impl StrangerLimit {
     /// Whether a message is to be looked at. `now` is in milliseconds.
     pub(crate) fn admits(&mut self, from: IpAddr, now: u64) -> bool {
+        if self.load.is_of_the_past(now) {
+            self.by_class = [0; CLASSES];
+        }
         if !self.load.add(now) {
             return true;
         }
         // In each second with others, so that whoever is counted with a flood has better luck when it tries again.
         let class = self.hasher.hash_one((network_of(from), now / 1000)) as usize % CLASSES;
-        let count = &mut self.by_class.at(now, || [0; CLASSES])[class];
+        let count = &mut self.by_class[class];
         *count = count.saturating_add(1);
         *count <= PER_CLASS
     }

@@ -58,6 +58,7 @@ const FLOOD_RATE: usize = 15;
 
 /// An address that no host of the second wire has.
 const NOBODY: &str = "10.99.1.77";
+
 /// Bytes of the headers of IPv4 and UDP.
 const UDP_HEADERS: usize = 28;
 
